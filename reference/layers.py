@@ -1,0 +1,220 @@
+"""Layer records: a network is one plain list of these (SPEC 10). Pure data, shared by every wing.
+
+`yolov2.presets` writes the published networks in this form, `yolov2.cfg` reads it from Darknet text,
+`yolov2.network` turns it into an ``nn.Module`` and `reference.network` runs it in NumPy.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from reference.region import Region, WordTree
+
+Activation = Literal["linear", "leaky", "relu", "logistic"]
+ReorgOrder = Literal["darknet", "space_to_depth"]
+
+
+@dataclass(frozen=True)
+class Conv:
+    """Convolution, then batch norm or bias, then activation. `pad` is in pixels on every side."""
+
+    filters: int
+    size: int = 3
+    stride: int = 1
+    pad: int | None = None  # None: size // 2, what Darknet's pad=1 means
+    batch_norm: bool = True
+    activation: Activation = "leaky"
+    groups: int = 1
+
+    @property
+    def padding(self) -> int:
+        return self.size // 2 if self.pad is None else self.pad
+
+
+@dataclass(frozen=True)
+class MaxPool:
+    """Max pool; `padding` is the TOTAL padding of a side pair, Darknet's default being size - 1."""
+
+    size: int = 2
+    stride: int = 2
+    padding: int | None = None
+
+    @property
+    def total_padding(self) -> int:
+        return self.size - 1 if self.padding is None else self.padding
+
+
+@dataclass(frozen=True)
+class AvgPool:
+    """Mean over the whole map, per channel."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """Concatenate earlier outputs along channels; indices < 0 count back from this layer."""
+
+    layers: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Reorg:
+    """Trade resolution for channels, in Darknet's scattered order or the textbook one (SPEC 9)."""
+
+    stride: int = 2
+    reverse: bool = False
+    order: ReorgOrder = "darknet"
+
+
+@dataclass(frozen=True)
+class Softmax:
+    """Softmax over all inputs, or one per sibling group of `tree`."""
+
+    tree: WordTree | None = None
+
+
+@dataclass(frozen=True)
+class Connected:
+    """Fully connected layer."""
+
+    outputs: int
+    activation: Activation = "linear"
+    batch_norm: bool = False
+
+
+@dataclass(frozen=True)
+class Local:
+    """Convolution whose weights differ at every place (YOLOv1). `pad` is the border in pixels."""
+
+    filters: int
+    size: int = 3
+    stride: int = 1
+    pad: int = 1
+    activation: Activation = "leaky"
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """Drop inputs while training; the identity otherwise."""
+
+    probability: float = 0.5
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Settings of YOLOv1's detection layer (SPEC 11). Defaults are those of yolov1.cfg.
+
+    Parameters
+    ----------
+    side : int
+        The picture is divided into side x side cells.
+    boxes : int
+        Boxes predicted by every cell.
+    classes : int
+        Number of classes.
+    sqrt : bool
+        Sizes are predicted as square roots.
+    softmax : bool
+        Softmax over the classes of a cell; otherwise class outputs are used as they are.
+    rescore : bool
+        The confidence target is the IoU instead of 1.
+    forced : bool
+        The responsible box is chosen by the truth's size instead of by overlap.
+    object_scale, noobject_scale, class_scale, coord_scale : float
+        Weights of the loss terms.
+    """
+
+    side: int = 7
+    boxes: int = 3
+    classes: int = 20
+    sqrt: bool = True
+    softmax: bool = False
+    rescore: bool = True
+    forced: bool = False
+    object_scale: float = 1.0
+    noobject_scale: float = 0.5
+    class_scale: float = 1.0
+    coord_scale: float = 5.0
+
+    @property
+    def outputs(self) -> int:
+        return self.side**2 * (self.classes + 5 * self.boxes)
+
+
+Layer = Conv | MaxPool | AvgPool | Route | Reorg | Softmax | Connected | Local | Dropout | Grid | Region
+Shape = tuple[int, int, int]
+
+
+def absolute_route(route: Route, index: int) -> tuple[int, ...]:
+    """Indices of the layers that the route at position `index` reads, all >= 0."""
+    return tuple(i if i >= 0 else index + i for i in route.layers)
+
+
+def output_shapes(layers: list[Layer], shape: Shape) -> list[Shape]:
+    """Shape of every layer's output.
+
+    Parameters
+    ----------
+    layers : list of Layer
+        The network.
+    shape : (channels, height, width)
+        The input picture, in pixels.
+
+    Returns
+    -------
+    list of (channels, height, width)
+        One per layer; flat outputs are (n, 1, 1).
+
+    Raises
+    ------
+    ValueError
+        If a layer does not fit its input; the message names the layer's index.
+    """
+    shapes: list[Shape] = []
+    for index, layer in enumerate(layers):
+        c, h, w = shapes[-1] if shapes else shape
+        where = f"layer {index} ({type(layer).__name__}) on {w}x{h}x{c}"
+        match layer:
+            case Conv():
+                if c % layer.groups or layer.filters % layer.groups:
+                    raise ValueError(f"{where}: {layer.groups} groups divide neither channels nor filters evenly")
+                out = [(n + 2 * layer.padding - layer.size) // layer.stride + 1 for n in (h, w)]
+                c, h, w = layer.filters, *out
+            case MaxPool():
+                h, w = ((n + layer.total_padding - layer.size) // layer.stride + 1 for n in (h, w))
+            case AvgPool():
+                h, w = 1, 1
+            case Route():
+                sources = absolute_route(layer, index)
+                if not all(0 <= s < index for s in sources):
+                    raise ValueError(f"{where}: route to {layer.layers} leaves the network")
+                if len({shapes[s][1:] for s in sources}) > 1:
+                    sizes = ", ".join(f"{shapes[s][2]}x{shapes[s][1]}" for s in sources)
+                    raise ValueError(f"{where}: routed maps differ in size: {sizes}")
+                c, h, w = sum(shapes[s][0] for s in sources), *shapes[sources[0]][1:]
+            case Reorg():
+                s = layer.stride
+                if layer.reverse:
+                    if c % (s * s):
+                        raise ValueError(f"{where}: {c} channels are not divisible by {s * s}")
+                    c, h, w = c // (s * s), h * s, w * s
+                else:
+                    if h % s or w % s or (layer.order == "darknet" and c % (s * s)):
+                        raise ValueError(f"{where}: not divisible by stride {s} (channels by {s * s})")
+                    c, h, w = c * s * s, h // s, w // s
+            case Connected():
+                c, h, w = layer.outputs, 1, 1
+            case Local():
+                h, w = ((n - (1 if layer.pad else layer.size)) // layer.stride + 1 for n in (h, w))
+                c = layer.filters
+            case Region():
+                if c != layer.channels:
+                    raise ValueError(
+                        f"{where}: needs {layer.channels} channels = {len(layer.anchors)} anchors "
+                        f"x (5 + {layer.classes} classes), got {c}"
+                    )
+            case Grid():
+                if c * h * w != layer.outputs:
+                    raise ValueError(f"{where}: needs {layer.outputs} inputs, got {c * h * w}")
+        if min(c, h, w) < 1:
+            raise ValueError(f"{where}: the picture is too small, the output would be {w}x{h}x{c}")
+        shapes.append((c, h, w))
+    return shapes

@@ -1,0 +1,163 @@
+"""The vocabulary that every wing shares: the settings of a region layer and the tree of words. Pure data."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+ClassActivation = Literal["softmax", "logistic", "tree"]
+ClassLoss = Literal["cross_entropy", "squared_error"]
+BoxWeight = Literal["2-wh", "none"]
+
+
+@dataclass(frozen=True)
+class WordTree:
+    """A tree of class names in which siblings are contiguous and parents precede children (SPEC 13.1).
+
+    Parameters
+    ----------
+    names : tuple of str
+        One name per node.
+    parents : tuple of int
+        Index of each node's parent, -1 for a root.
+
+    Raises
+    ------
+    ValueError
+        If the lengths differ, a parent does not precede its child, or siblings are not contiguous.
+    """
+
+    names: tuple[str, ...]
+    parents: tuple[int, ...]
+
+    def __post_init__(self):
+        if len(self.names) != len(self.parents):
+            raise ValueError(f"{len(self.names)} names for {len(self.parents)} parents")
+        seen_parents = set()
+        for node, parent in enumerate(self.parents):
+            if not -1 <= parent < node:
+                raise ValueError(f"node {node} ({self.names[node]}): parent {parent} does not precede it")
+            if node == 0 or parent != self.parents[node - 1]:
+                if parent in seen_parents:
+                    raise ValueError(f"node {node} ({self.names[node]}): the children of {parent} are not contiguous")
+                seen_parents.add(parent)
+
+    @cached_property
+    def group_offsets(self) -> tuple[int, ...]:
+        """First node of every sibling group; group 0 holds the roots."""
+        starts = [n for n, p in enumerate(self.parents) if n == 0 or p != self.parents[n - 1]]
+        return tuple(starts)
+
+    @cached_property
+    def group_sizes(self) -> tuple[int, ...]:
+        """Number of nodes in every sibling group."""
+        ends = (*self.group_offsets[1:], len(self.parents))
+        return tuple(end - start for start, end in zip(self.group_offsets, ends, strict=True))
+
+    @cached_property
+    def group_of(self) -> tuple[int, ...]:
+        """The sibling group that each node belongs to."""
+        return tuple(g for g, size in enumerate(self.group_sizes) for _ in range(size))
+
+    @cached_property
+    def child_group(self) -> tuple[int, ...]:
+        """The group formed by the children of each node, -1 for a leaf."""
+        children = [-1] * len(self.parents)
+        for group, start in enumerate(self.group_offsets):
+            if self.parents[start] >= 0:
+                children[self.parents[start]] = group
+        return tuple(children)
+
+    def path(self, node: int) -> list[int]:
+        """Nodes from `node` up to its root, both included."""
+        nodes = []
+        while node >= 0:
+            nodes.append(node)
+            node = self.parents[node]
+        return nodes
+
+
+@dataclass(frozen=True)
+class Region:
+    """Settings of a region layer, the head of YOLOv2 and YOLO9000 (SPEC 1-8). Defaults are those of yolov2-voc.
+
+    Parameters
+    ----------
+    anchors : tuple of (width, height)
+        Prior box sizes in cells of the output grid.
+    classes : int
+        Number of classes, or of nodes when `tree` is given.
+    class_activation : {"softmax", "logistic", "tree"}
+        How class scores become probabilities. "tree" is a softmax per sibling group of `tree`.
+    tree : WordTree, optional
+        Needed by, and only allowed with, ``class_activation="tree"``.
+    background : bool
+        Objectness joins the class softmax as one more class meaning "nothing here" (SPEC 1.2).
+    object_scale, noobject_scale, class_scale, coord_scale : float
+        Weights of the loss terms.
+    ignore_threshold : float
+        A prediction whose best IoU with any truth exceeds this is not punished for its objectness.
+    rescore : bool
+        The objectness target of a responsible slot is its IoU with the truth instead of 1.
+    bias_match : bool
+        Truths choose anchors by the anchors' shapes; otherwise by the shapes of the predictions.
+    prior_scale, prior_images : float, int
+        While fewer than `prior_images` pictures were seen, predictions are pulled to their anchors
+        with weight `prior_scale` (SPEC 3.4).
+    class_loss : {"cross_entropy", "squared_error"}
+        Darknet trains the first, the papers print the second.
+    box_weight : {"2-wh", "none"}
+        Whether the coordinate terms of a truth are weighted by 2 - w*h (SPEC 3.2).
+    class_map : tuple of int, optional
+        Class index of detection truths -> class index of this layer (YOLO9000's coco9k.map).
+
+    Raises
+    ------
+    ValueError
+        If a setting has no meaning, e.g. an anchor of size 0.
+    """
+
+    anchors: tuple[tuple[float, float], ...]
+    classes: int
+    class_activation: ClassActivation = "softmax"
+    tree: WordTree | None = None
+    background: bool = False
+    object_scale: float = 5.0
+    noobject_scale: float = 1.0
+    class_scale: float = 1.0
+    coord_scale: float = 1.0
+    ignore_threshold: float = 0.6
+    rescore: bool = True
+    bias_match: bool = True
+    prior_scale: float = 0.01
+    prior_images: int = 12800
+    class_loss: ClassLoss = "cross_entropy"
+    box_weight: BoxWeight = "2-wh"
+    class_map: tuple[int, ...] | None = None
+
+    def __post_init__(self):
+        if not self.anchors:
+            raise ValueError("anchors: at least one (width, height) pair is needed")
+        for w, h in self.anchors:
+            if not (0 < w < float("inf") and 0 < h < float("inf")):
+                raise ValueError(f"anchors: ({w}, {h}) is not a positive finite size in cells")
+        if self.classes < 1:
+            raise ValueError(f"classes: {self.classes} is not a positive number")
+        choices = {
+            "class_activation": ("softmax", "logistic", "tree"),
+            "class_loss": ("cross_entropy", "squared_error"),
+            "box_weight": ("2-wh", "none"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}: {getattr(self, name)!r} is not one of {', '.join(allowed)}")
+        if (self.class_activation == "tree") != (self.tree is not None):
+            raise ValueError("tree: needed by, and only allowed with, class_activation='tree'")
+        if self.tree is not None and len(self.tree.parents) != self.classes:
+            raise ValueError(f"tree: {len(self.tree.parents)} nodes for {self.classes} classes")
+        if self.background and self.class_activation != "softmax":
+            raise ValueError("background: only defined with class_activation='softmax'")
+
+    @property
+    def channels(self) -> int:
+        """Channels of the raw prediction: anchors * (5 + classes)."""
+        return len(self.anchors) * (5 + self.classes)
