@@ -175,7 +175,9 @@ def output_shapes(layers: list[Layer], shape: Shape) -> list[Shape]:
         match layer:
             case Conv():
                 if c % layer.groups or layer.filters % layer.groups:
-                    raise ValueError(f"{where}: {layer.groups} groups divide neither channels nor filters evenly")
+                    raise ValueError(
+                        f"{where}: {layer.groups} groups divide neither channels nor filters evenly"
+                    )
                 out = [(n + 2 * layer.padding - layer.size) // layer.stride + 1 for n in (h, w)]
                 c, h, w = layer.filters, *out
             case MaxPool():

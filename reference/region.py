@@ -38,7 +38,9 @@ class WordTree:
                 raise ValueError(f"node {node} ({self.names[node]}): parent {parent} does not precede it")
             if node == 0 or parent != self.parents[node - 1]:
                 if parent in seen_parents:
-                    raise ValueError(f"node {node} ({self.names[node]}): the children of {parent} are not contiguous")
+                    raise ValueError(
+                        f"node {node} ({self.names[node]}): the children of {parent} are not contiguous"
+                    )
                 seen_parents.add(parent)
 
     @cached_property
@@ -78,7 +80,7 @@ class WordTree:
 
 @dataclass(frozen=True)
 class Region:
-    """Settings of a region layer, the head of YOLOv2 and YOLO9000 (SPEC 1-8). Defaults are those of yolov2-voc.
+    """Settings of a region layer, the head of YOLOv2 and YOLO9000 (SPEC 1-8); defaults as in yolov2-voc.
 
     Parameters
     ----------

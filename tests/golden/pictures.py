@@ -1,0 +1,1 @@
+"""Checks of golden groups, registered on import."""
