@@ -1,0 +1,57 @@
+"""What may go wrong with the user's files: one clear line to stop with, or a counted complaint to go on with."""
+
+import sys
+from collections import Counter, defaultdict
+
+
+class UserError(Exception):
+    """A mistake in the user's files or arguments, told in one line that names the file and what to do.
+
+    The commands print it and leave with exit status 2, without a traceback.
+    """
+
+
+class Complaints:
+    """Recoverable problems (a box outside its picture, a broken picture), counted by kind.
+
+    Examples
+    --------
+    >>> complaints = Complaints()
+    >>> complaints.add("boxes of size zero were dropped", "a.xml")
+    >>> complaints.add("boxes of size zero were dropped", "b.xml")
+    >>> print(complaints.summary())
+    warning: 2 boxes of size zero were dropped: a.xml, b.xml
+    """
+
+    NAMED = 5  # examples named per kind
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self._named: defaultdict[str, list[str]] = defaultdict(list)
+        self._notes: set[str] = set()
+
+    def add(self, kind: str, name: object) -> None:
+        """Count one problem of `kind`; `name` is the file (and object) it was found in."""
+        self.counts[kind] += 1
+        if len(self._named[kind]) < self.NAMED:
+            self._named[kind].append(str(name))
+
+    def note(self, line: str) -> None:
+        """Print a remark to stderr at once, and only once however often it is made."""
+        if line not in self._notes:
+            self._notes.add(line)
+            print(f"note: {line}", file=sys.stderr)
+
+    def summary(self) -> str:
+        """One line per kind of problem, naming the first few; empty when there were none."""
+        return "\n".join(
+            f"warning: {count} {kind}: {', '.join(self._named[kind])}{', ...' if count > self.NAMED else ''}"
+            for kind, count in self.counts.items()
+        )
+
+    def report(self) -> None:
+        """Print the summary to stderr and forget what was counted."""
+        if self.counts:
+            print(self.summary(), file=sys.stderr)
+        self.counts.clear()
+        self._named.clear()
