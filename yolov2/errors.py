@@ -1,4 +1,4 @@
-"""What may go wrong with the user's files: one clear line to stop with, or a counted complaint to go on with."""
+"""What may go wrong with the user's files: one line to stop with, or a counted complaint to go on with."""
 
 import sys
 from collections import Counter, defaultdict
