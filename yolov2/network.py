@@ -1,0 +1,285 @@
+"""A list of layer records as an ``nn.Module`` (SPEC 10)."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fast.reorg import reorg
+from reference.layers import (
+    AvgPool,
+    Connected,
+    Conv,
+    Dropout,
+    Grid,
+    Layer,
+    Local,
+    MaxPool,
+    Reorg,
+    Route,
+    Softmax,
+    absolute_route,
+    output_shapes,
+)
+from reference.region import Region
+
+BatchNormForm = Literal["cudnn", "darknet"]
+Parameters = list[dict[str, np.ndarray]]
+
+
+class _DarknetNormalise(torch.autograd.Function):
+    """Training form of Darknet's CPU batch norm: Bessel variance, 1e-6 outside the root, 1e-5 in backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+        mean = x.mean((0, 2, 3))
+        variance = x.var((0, 2, 3), unbiased=True)
+        centred = x - mean[:, None, None]
+        ctx.save_for_backward(centred, variance)
+        ctx.mark_non_differentiable(mean, variance)
+        return centred / (variance.sqrt() + 1e-6)[:, None, None], mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> Tensor:  # type: ignore[override]
+        centred, variance = ctx.saved_tensors
+        count = centred.numel() / centred.shape[1]
+        rate = (variance + 1e-5).rsqrt()[:, None, None]
+        d_mean = -rate * grad.sum((0, 2, 3), keepdim=True)
+        d_variance = -0.5 * rate**3 * (grad * centred).sum((0, 2, 3), keepdim=True)
+        return grad * rate + d_variance * 2 * centred / count + d_mean / count
+
+
+class DarknetBatchNorm(nn.BatchNorm2d):
+    """Batch norm exactly as Darknet's CPU build computes it (SPEC 10), for proofs and exact inference."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
+        if self.training:
+            normal, mean, variance = _DarknetNormalise.apply(x)
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance, self.momentum)
+        else:
+            centred = x - self.running_mean[:, None, None]
+            normal = centred / (self.running_var.sqrt() + 1e-6)[:, None, None]
+        return normal * self.weight[:, None, None] + self.bias[:, None, None]
+
+
+def _activation(name: str) -> nn.Module:
+    return {
+        "leaky": nn.LeakyReLU(0.1, inplace=True),
+        "relu": nn.ReLU(inplace=True),
+        "logistic": nn.Sigmoid(),
+        "linear": nn.Identity(),
+    }[name]
+
+
+class ConvBlock(nn.Module):
+    """Convolution, then batch norm or bias, then activation."""
+
+    def __init__(self, layer: Conv, channels: int, batch_norm: BatchNormForm):
+        super().__init__()
+        self.conv = nn.Conv2d(
+            channels,
+            layer.filters,
+            layer.size,
+            layer.stride,
+            layer.padding,
+            groups=layer.groups,
+            bias=not layer.batch_norm,
+        )
+        norm = DarknetBatchNorm if batch_norm == "darknet" else nn.BatchNorm2d
+        # momentum .01 is Darknet's "rolling = .99 rolling + .01 batch"
+        self.norm = norm(layer.filters, eps=1e-5, momentum=0.01) if layer.batch_norm else nn.Identity()
+        self.activation = _activation(layer.activation)
+        fan_in = layer.size**2 * channels // layer.groups
+        nn.init.normal_(self.conv.weight, std=(2 / fan_in) ** 0.5)
+        if self.conv.bias is not None:
+            nn.init.zeros_(self.conv.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(self.norm(self.conv(x)))
+
+
+class Pool(nn.Module):
+    """Max pool with Darknet's padding: a total per side pair, positions outside count as -infinity."""
+
+    def __init__(self, layer: MaxPool):
+        super().__init__()
+        self.size, self.stride, self.total = layer.size, layer.stride, layer.total_padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.size == self.stride == 2 and self.total == 1:
+            return F.max_pool2d(x, 2, ceil_mode=True)  # the same map without a padded copy
+        low, high = self.total // 2, self.total - self.total // 2
+        return F.max_pool2d(F.pad(x, (low, high, low, high), value=-torch.inf), self.size, self.stride)
+
+
+class ConnectedBlock(nn.Module):
+    """Fully connected layer on the flattened input, as a (outputs, 1, 1) map."""
+
+    def __init__(self, layer: Connected, inputs: int, batch_norm: BatchNormForm):
+        super().__init__()
+        self.linear = nn.Linear(inputs, layer.outputs)
+        norm = DarknetBatchNorm if batch_norm == "darknet" else nn.BatchNorm2d
+        self.norm = norm(layer.outputs, eps=1e-5, momentum=0.01) if layer.batch_norm else nn.Identity()
+        self.activation = _activation(layer.activation)
+        nn.init.uniform_(self.linear.weight, -((2 / inputs) ** 0.5), (2 / inputs) ** 0.5)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(self.norm(self.linear(x.flatten(1))[:, :, None, None]))
+
+
+class LocalBlock(nn.Module):
+    """Convolution whose weights differ at every place: weights (places, filters, c*size*size)."""
+
+    def __init__(self, layer: Local, channels: int, out: tuple[int, int, int]):
+        super().__init__()
+        self.layer, self.out = layer, out
+        fan_in = layer.size**2 * channels
+        places = out[1] * out[2]
+        self.weight = nn.Parameter(torch.empty(places, layer.filters, fan_in).uniform_(-1, 1) / fan_in**0.5)
+        self.bias = nn.Parameter(torch.zeros(out))
+        self.activation = _activation(layer.activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        patches = F.unfold(x, self.layer.size, padding=self.layer.pad, stride=self.layer.stride)
+        y = torch.einsum("pfk,bkp->bfp", self.weight, patches).unflatten(2, self.out[1:])
+        return self.activation(y + self.bias)
+
+
+class Network(nn.Module):
+    """A network built from a list of layer records.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+        The network; its last record may be a Region, Softmax or Grid.
+    input_shape : (channels, height, width)
+        Picture the shapes are checked with. Fully convolutional networks take any size afterwards.
+    batch_norm : {"cudnn", "darknet"}
+        "cudnn" is torch's own batch norm, which is what Darknet's cuDNN build computes and trains with;
+        "darknet" reproduces Darknet's CPU build to rounding.
+
+    Raises
+    ------
+    ValueError
+        If a layer does not fit its input; the message names the layer.
+
+    Notes
+    -----
+    `forward` returns the RAW output in front of the head record (Region, Softmax, Grid): losses, decode and
+    detection take that and the record, which is ``network.head``.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        input_shape: tuple[int, int, int] = (3, 416, 416),
+        batch_norm: BatchNormForm = "cudnn",
+    ):
+        super().__init__()
+        self.layers = list(layers)
+        shapes = output_shapes(self.layers, input_shape)
+        self.input_shape = input_shape
+        self.blocks = nn.ModuleList()
+        self._wanted: set[int] = set()
+        for index, (layer, out) in enumerate(zip(self.layers, shapes, strict=True)):
+            channels, height, width = shapes[index - 1] if index else input_shape
+            block: nn.Module = nn.Identity()
+            match layer:
+                case Conv():
+                    block = ConvBlock(layer, channels, batch_norm)
+                case MaxPool():
+                    block = Pool(layer)
+                case AvgPool():
+                    block = nn.AdaptiveAvgPool2d(1)
+                case Connected():
+                    block = ConnectedBlock(layer, channels * height * width, batch_norm)
+                case Local():
+                    block = LocalBlock(layer, channels, out)
+                case Dropout():
+                    block = nn.Dropout(layer.probability)
+                case Route():
+                    self._wanted.update(absolute_route(layer, index))
+            self.blocks.append(block)
+
+    @property
+    def head(self) -> Region | Softmax | Grid | None:
+        """The last record if it is one that interprets raw outputs."""
+        last = self.layers[-1]
+        return last if isinstance(last, Region | Softmax | Grid) else None
+
+    @property
+    def stride(self) -> int:
+        """Input pixels per output cell."""
+        size = 1024
+        shapes = output_shapes(self.layers, (self.input_shape[0], size, size))
+        return size // shapes[-1][1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept: dict[int, Tensor] = {}
+        for index, (layer, block) in enumerate(zip(self.layers, self.blocks, strict=True)):
+            if isinstance(layer, Route):
+                x = torch.cat([kept[i] for i in absolute_route(layer, index)], 1)
+            elif isinstance(layer, Reorg):
+                x = reorg(x, layer.stride, layer.order, layer.reverse)
+            else:
+                x = block(x)
+            if index in self._wanted:
+                kept[index] = x
+        return x
+
+
+def _slots(network: Network) -> list[dict[str, Tensor]]:
+    """The tensors of every layer under Darknet's names."""
+    found = []
+    for block in network.blocks:
+        slots: dict[str, Tensor] = {}
+        if isinstance(block, LocalBlock):
+            slots = {"biases": block.bias, "weights": block.weight}
+        elif isinstance(block, ConvBlock | ConnectedBlock):
+            inner = block.conv if isinstance(block, ConvBlock) else block.linear
+            slots["weights"] = inner.weight
+            if inner.bias is not None:
+                slots["biases"] = inner.bias
+            if isinstance(block.norm, nn.BatchNorm2d):
+                assert block.norm.running_mean is not None and block.norm.running_var is not None
+                slots |= {"scales": block.norm.weight}
+                slots |= {"rolling_mean": block.norm.running_mean, "rolling_variance": block.norm.running_var}
+                if isinstance(block, ConvBlock):
+                    slots["biases"] = block.norm.bias
+        found.append(slots)
+    return found
+
+
+@torch.no_grad()
+def load_parameters(network: Network, parameters: Parameters) -> None:
+    """Copy parameters in the form of `yolov2.weights.read_weights` into `network`.
+
+    Parameters
+    ----------
+    network : Network
+        Changed in place.
+    parameters : list of dict
+        One per layer with any of weights, biases, scales, rolling_mean, rolling_variance; missing ones
+        keep their values, as in Darknet.
+
+    Raises
+    ------
+    ValueError
+        If an array does not have the number of elements the layer needs.
+    """
+    for index, (slots, given) in enumerate(zip(_slots(network), parameters, strict=True)):
+        for name, array in given.items():
+            if name not in slots or slots[name].numel() != np.size(array):
+                raise ValueError(f"layer {index}: {name} with {np.size(array)} values does not fit")
+            slots[name].copy_(torch.from_numpy(np.ascontiguousarray(array)).view(slots[name].shape))
+
+
+def get_parameters(network: Network) -> Parameters:
+    """The inverse of `load_parameters`: copies, ready for `reference.network.forward`."""
+    return [{k: v.detach().cpu().numpy().copy() for k, v in slots.items()} for slots in _slots(network)]
