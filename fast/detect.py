@@ -5,8 +5,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fast.boxes import box_iou
 from fast.decode import Decoded, decode
-from fast.nms import nms
+from fast.nms import greedy_keep
 from fast.wordtree import absolute_probability, descend
 from reference.region import Region
 
@@ -103,10 +104,30 @@ def detect(
     for image in range(B):
         location, label = scores[image].nonzero(as_tuple=True)
         score = scores[image, location, label]
-        keep = nms(boxes[image, location], score, iou, None if class_agnostic else label)[:max_det]
+        keep = _suppress(
+            boxes[image], location, torch.zeros_like(label) if class_agnostic else label, score, iou
+        )
+        keep = keep[:max_det]
         n = len(keep)
         found.boxes[image, :n] = boxes[image, location[keep]]
         found.scores[image, :n] = score[keep]
         found.classes[image, :n] = label[keep]
         found.count[image] = n
     return found
+
+
+def _suppress(boxes: Tensor, location: Tensor, group: Tensor, score: Tensor, iou: float) -> Tensor:
+    """Candidates (indices) that survive NMS within their group, best first.
+
+    All classes of a box share its place, so the overlaps are computed once per image and every group only
+    reads its part of them.
+    """
+    used, row = location.unique(return_inverse=True)
+    overlap = box_iou(boxes[used], boxes[used]) > iou
+    order = score.argsort(descending=True, stable=True)
+    kept = torch.zeros(len(order), dtype=torch.bool, device=boxes.device)  # by rank
+    for g in group.unique().tolist():
+        ranks = (group[order] == g).nonzero()[:, 0]
+        rows = row[order[ranks]]
+        kept[ranks] = greedy_keep(overlap[rows][:, rows])
+    return order[kept]
