@@ -2,8 +2,8 @@
 
     @dataclass(frozen=True)
     class DetectConfig:
-        source: Path = option("picture or folder of pictures")
-        conf: float = option("drop boxes below this confidence", default=0.25)
+        source: Path = field(metadata={"help": "picture or folder of pictures"})
+        conf: float = field(default=0.25, metadata={"help": "drop boxes below this confidence"})
 
     def main(argv=None):
         config = parse(DetectConfig, argv, "python -m yolov2.detect", "Find objects in pictures.")
@@ -29,11 +29,6 @@ from yolov2.errors import UserError
 Config = TypeVar("Config")
 
 METAVAR = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
-
-
-def option(help: str, default: Any = dataclasses.MISSING) -> Any:
-    """A dataclass field with its help text; required where no default is given."""
-    return dataclasses.field(default=default, metadata={"help": help})
 
 
 def parse(config_class: type[Config], argv: Sequence[str] | None, prog: str, description: str) -> Config:

@@ -1,0 +1,272 @@
+"""Average precision: which detections are right (Pascal VOC's matching), and three ways to sum that up.
+
+Boxes are (centre x, centre y, width, height); overlap is measured without VOC's extra pixel.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from reference.boxes import box_iou
+
+Method = Literal["voc11", "voc_all", "coco101"]
+
+
+@dataclass(frozen=True)
+class TruthTable:
+    """The labelled boxes of all pictures, one row per box.
+
+    Parameters
+    ----------
+    picture : (T,) int
+        The picture each box belongs to.
+    boxes : (T, 4) float
+        cxcywh; the unit is free but the same as that of the detections.
+    classes : (T,) int
+        Class index.
+    difficult : (T,) bool
+        Neither finding nor missing such a box counts.
+
+    Raises
+    ------
+    ValueError
+        If the columns differ in length.
+    """
+
+    picture: np.ndarray
+    boxes: np.ndarray
+    classes: np.ndarray
+    difficult: np.ndarray
+
+    def __post_init__(self):
+        _check_columns(self)
+
+    def where(self, rows: np.ndarray) -> "TruthTable":
+        """Some of the rows."""
+        return TruthTable(self.picture[rows], self.boxes[rows], self.classes[rows], self.difficult[rows])
+
+
+@dataclass(frozen=True)
+class DetectionTable:
+    """The detections in all pictures, one row per box and class.
+
+    Parameters
+    ----------
+    picture : (D,) int
+        The picture each detection belongs to.
+    boxes : (D, 4) float
+        cxcywh.
+    classes : (D,) int
+        Class index.
+    scores : (D,) float
+        Higher is surer.
+
+    Raises
+    ------
+    ValueError
+        If the columns differ in length or a score is not finite.
+    """
+
+    picture: np.ndarray
+    boxes: np.ndarray
+    classes: np.ndarray
+    scores: np.ndarray
+
+    def __post_init__(self):
+        _check_columns(self)
+        if not np.isfinite(self.scores).all():
+            raise ValueError("scores: not finite, so the detections have no order")
+
+    def where(self, rows: np.ndarray) -> "DetectionTable":
+        """Some of the rows."""
+        return DetectionTable(self.picture[rows], self.boxes[rows], self.classes[rows], self.scores[rows])
+
+
+class Matches(NamedTuple):
+    """What became of the detections of one class, surest first; those of difficult truths are left out."""
+
+    scores: np.ndarray  # (M,), descending
+    hit: np.ndarray  # (M,) bool: a true positive
+    positives: int  # truths to be found
+
+
+class MeanAveragePrecision(NamedTuple):
+    """Average precision of every class and its mean."""
+
+    mean: float  # over the classes that have truths; NaN if none has
+    per_class: np.ndarray  # (C,), NaN where there is no truth
+    truths: np.ndarray  # (C,) int: truths that are not difficult
+
+
+def best_truths(detections: DetectionTable, truths: TruthTable) -> tuple[np.ndarray, np.ndarray]:
+    """The truth of its own picture that each detection overlaps most; classes are not looked at.
+
+    Returns
+    -------
+    truth : (D,) int
+        Row of `truths`, the first of equals; -1 where the picture has none.
+    iou : (D,) float
+        0 where the picture has no truth.
+    """
+    truth = np.full(len(detections.picture), -1)
+    iou = np.zeros(len(detections.picture), detections.boxes.dtype)
+    for picture in np.intersect1d(detections.picture, truths.picture):
+        rows = np.flatnonzero(detections.picture == picture)
+        candidates = np.flatnonzero(truths.picture == picture)
+        overlap = box_iou(detections.boxes[rows], truths.boxes[candidates])
+        truth[rows] = candidates[overlap.argmax(axis=1)]
+        iou[rows] = overlap.max(axis=1)
+    return truth, iou
+
+
+def match_detections(detections: DetectionTable, truths: TruthTable, iou_threshold: float = 0.5) -> Matches:
+    """Decide which detections of one class are right, by the rule of Pascal VOC's development kit.
+
+    Every detection speaks for the truth it overlaps most, if the IoU is ``>= iou_threshold``. Of those that
+    speak for the same truth the surest is right and the others are wrong, even if another truth is near.
+    (COCO's own tool differs there: it lets them take the next free truth.) Whoever speaks for a difficult
+    truth is left out.
+
+    Parameters
+    ----------
+    detections, truths : DetectionTable, TruthTable
+        Rows of one class, of all pictures.
+    iou_threshold : float
+        Least overlap of a detection that is right.
+
+    Returns
+    -------
+    Matches
+        Detections of equal score keep their order.
+    """
+    return _match(detections, truths, *best_truths(detections, truths), iou_threshold)
+
+
+def _match(
+    detections: DetectionTable, truths: TruthTable, truth: np.ndarray, iou: np.ndarray, iou_threshold: float
+) -> Matches:
+    order = np.argsort(-detections.scores, kind="stable")
+    speaks = (truth >= 0) & (iou >= iou_threshold)
+    ignored = np.zeros_like(speaks)
+    ignored[speaks] = truths.difficult[truth[speaks]]
+    order = order[~ignored[order]]
+    speakers = np.flatnonzero(speaks[order])
+    _, first = np.unique(truth[order[speakers]], return_index=True)  # the surest of every truth
+    hit = np.zeros(len(order), bool)
+    hit[speakers[first]] = True
+    return Matches(detections.scores[order], hit, int((~truths.difficult).sum()))
+
+
+def precision_recall(hit: np.ndarray, positives: int) -> tuple[np.ndarray, np.ndarray]:
+    """Precision and recall of the M surest detections, for M = 1, 2, ...
+
+    Parameters
+    ----------
+    hit : (M,) bool
+        True positives, surest first.
+    positives : int
+        Truths to be found.
+
+    Returns
+    -------
+    recall, precision : (M,) float64
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to be found: recall is not defined.
+    """
+    if positives < 1:
+        raise ValueError("positives: recall is not defined where there is no truth")
+    found = np.cumsum(hit)
+    return found / positives, found / np.arange(1, len(hit) + 1)
+
+
+def average_precision(recall: np.ndarray, precision: np.ndarray, method: Method = "voc11") -> float:
+    """One number for a precision-recall curve.
+
+    All three look at the interpolated precision p(r), the greatest precision at any recall >= r (0 where
+    that recall is not reached): "voc11" is its mean over r = 0, .1, ..., 1 (VOC until 2009, and the VOC2007
+    numbers of the papers), "coco101" over r = 0, .01, ..., 1, "voc_all" its integral (VOC since 2010).
+
+    Parameters
+    ----------
+    recall, precision : (M,) float64
+        As `precision_recall` returns them: recall does not decrease. M may be 0.
+    method : {"voc11", "voc_all", "coco101"}
+        How p(r) is averaged.
+
+    Returns
+    -------
+    float
+        Between 0 and 1.
+
+    Raises
+    ------
+    ValueError
+        If `method` is none of the three.
+    """
+    # The greatest precision from here on, and 0 after the last recall.
+    interpolated = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
+    if method == "voc_all":
+        return float(np.diff(recall, prepend=0.0) @ interpolated[:-1])
+    if method not in ("voc11", "coco101"):
+        raise ValueError(f"method: {method!r} is not one of voc11, voc_all, coco101")
+    steps = 10 if method == "voc11" else 100
+    # i / steps rounds as found / positives does, so a recall of exactly 3/10 reaches .3.
+    at = np.searchsorted(recall, np.arange(steps + 1) / steps, side="left")
+    return float(interpolated[at].mean())
+
+
+def mean_average_precision(
+    detections: DetectionTable,
+    truths: TruthTable,
+    classes: int,
+    iou_threshold: float | Sequence[float] = 0.5,
+    method: Method = "voc11",
+) -> MeanAveragePrecision:
+    """Average precision per class and its mean over the classes that have truths.
+
+    Parameters
+    ----------
+    detections, truths : DetectionTable, TruthTable
+        All classes, all pictures.
+    classes : int
+        Number of classes.
+    iou_threshold : float or sequence of float
+        With several, the average precision of a class is its mean over them; COCO's .5:.95 is
+        ``numpy.arange(50, 100, 5) / 100`` with ``method="coco101"``.
+    method : {"voc11", "voc_all", "coco101"}
+        See `average_precision`.
+
+    Returns
+    -------
+    MeanAveragePrecision
+
+    Raises
+    ------
+    ValueError
+        If a class index of the truths is not below `classes`, or `method` is unknown.
+    """
+    if not ((truths.classes >= 0) & (truths.classes < classes)).all():
+        raise ValueError(f"truths: class {truths.classes.max()} where there are {classes} classes")
+    thresholds = np.atleast_1d(iou_threshold)
+    per_class = np.full(classes, np.nan)
+    counts = np.bincount(truths.classes[~truths.difficult], minlength=classes)
+    for c in np.flatnonzero(counts):
+        found, wanted = detections.where(detections.classes == c), truths.where(truths.classes == c)
+        truth, iou = best_truths(found, wanted)
+        matches = [_match(found, wanted, truth, iou, threshold) for threshold in thresholds]
+        per_class[c] = np.mean(
+            [average_precision(*precision_recall(m.hit, m.positives), method) for m in matches]
+        )
+    mean = float(per_class[counts > 0].mean()) if counts.any() else float("nan")
+    return MeanAveragePrecision(mean, per_class, counts)
+
+
+def _check_columns(table: TruthTable | DetectionTable) -> None:
+    lengths = {name: len(column) for name, column in vars(table).items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"columns differ in length: {lengths}")

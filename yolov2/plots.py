@@ -1,0 +1,145 @@
+"""Figures of a run. They need matplotlib (the extra ``plot``); where it is missing a line says so and no
+figure is written. Figures are drawn without pyplot, so no display and no global state is involved.
+"""
+
+import csv
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from yolov2.errors import UserError
+
+LOSS_PARTS = ("xy", "wh", "objectness", "noobject", "prior", "classification")
+
+
+def training_curves(results: Path, out: Path) -> None:
+    """Loss parts and learning rate per epoch, and the mean average precision of every evaluation.
+
+    Parameters
+    ----------
+    results : Path
+        The ``results.csv`` of a run: epoch, step, seen, lr, loss, xy, wh, objectness, noobject, prior,
+        classification, map50 (empty in epochs without evaluation), seconds.
+    out : Path
+        The figure; its suffix chooses the format.
+
+    Raises
+    ------
+    UserError
+        If the file has no epochs or lacks a column.
+    """
+    with open(results, newline="") as file:
+        rows = list(csv.DictReader(file))
+    wanted = ("epoch", "lr", "loss", *LOSS_PARTS, "map50")
+    missing = [name for name in wanted if not rows or rows[0].get(name) is None]
+    if missing:
+        raise UserError(f"{results}: no rows with columns {', '.join(missing)}")
+    columns = {name: np.array([float(row[name] or "nan") for row in rows]) for name in wanted}
+    axes = _panels(3)
+    if axes is None:
+        return
+    losses, precision, rate = axes
+    epoch = columns["epoch"]
+    losses.plot(epoch, columns["loss"], color="black", linewidth=2, label="loss")
+    for name in LOSS_PARTS:
+        if (columns[name] > 0).any():  # the prior term ends early, a logarithmic axis has no place for 0
+            losses.plot(epoch, np.where(columns[name] > 0, columns[name], np.nan), label=name)
+    losses.set(xlabel="epoch", ylabel="loss per picture", yscale="log")
+    losses.legend(frameon=False, fontsize="small")
+    evaluated = ~np.isnan(columns["map50"])
+    precision.plot(epoch[evaluated], columns["map50"][evaluated], marker="o", markersize=3)
+    precision.set(xlabel="epoch", ylabel="mAP at IoU .5", ylim=(0, 1))
+    rate.plot(epoch, columns["lr"])
+    rate.set(xlabel="epoch", ylabel="learning rate")
+    _save(axes, out)
+
+
+def precision_recall_curves(
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray]], average_precision: Mapping[str, float], out: Path
+) -> None:
+    """Precision against recall, one line per class.
+
+    Parameters
+    ----------
+    curves : mapping of class name to (recall, precision)
+        As `reference.average_precision.precision_recall` returns them.
+    average_precision : mapping of class name to float
+        Written into the legend; the same names.
+    out : Path
+        The figure.
+    """
+    axes = _panels(1)
+    if axes is None:
+        return
+    for name in sorted(curves, key=lambda name: -average_precision[name]):
+        axes[0].plot(*curves[name], label=f"{name} {average_precision[name]:.3f}")
+    axes[0].set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+    axes[0].legend(frameon=False, fontsize="x-small", bbox_to_anchor=(1, 1), loc="upper left")
+    _save(axes, out)
+
+
+def anchor_shapes(wh: np.ndarray, anchors: np.ndarray, out: Path) -> None:
+    """The boxes as points and the anchors as crosses in the plane of width and height.
+
+    Parameters
+    ----------
+    wh, anchors : (N, 2), (k, 2) float
+        Widths and heights in cells.
+    out : Path
+        The figure.
+    """
+    axes = _panels(1)
+    if axes is None:
+        return
+    axes[0].scatter(*wh.T, s=2, alpha=0.1, linewidths=0, rasterized=True)
+    axes[0].scatter(*anchors.T, marker="x", color="black")
+    limit = 1.02 * wh.max()
+    axes[0].set(
+        xlabel="width (cells)", ylabel="height (cells)", xlim=(0, limit), ylim=(0, limit), aspect="equal"
+    )
+    _save(axes, out)
+
+
+def anchor_curve(ks: Sequence[int], iou: Sequence[float], sse: Sequence[float], out: Path) -> None:
+    """Mean IoU against the number of anchors (paper 2, fig. 2, left).
+
+    Parameters
+    ----------
+    ks : sequence of int
+        Numbers of anchors.
+    iou, sse : sequences of float
+        Mean IoU by either distance.
+    out : Path
+        The figure.
+    """
+    axes = _panels(1)
+    if axes is None:
+        return
+    axes[0].plot(ks, iou, marker="o", label="k-means with 1 - IoU")
+    axes[0].plot(ks, sse, marker="o", label="k-means with squared error")
+    axes[0].set(xlabel="number of anchors", ylabel="mean IoU")
+    axes[0].legend(frameon=False)
+    _save(axes, out)
+
+
+def _panels(count: int):
+    """A row of empty axes, or None where matplotlib is missing."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        print("no figure: matplotlib is missing; python -m pip install matplotlib", file=sys.stderr)
+        return None
+    figure = Figure(figsize=(5 * count, 4), layout="constrained")
+    axes = figure.subplots(1, count, squeeze=False)[0]
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.3)
+    return axes
+
+
+def _save(axes, out: Path) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    axes[0].figure.savefig(out, dpi=150)
+    print(f"wrote {out}", file=sys.stderr)
