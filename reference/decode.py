@@ -1,0 +1,139 @@
+"""Raw head to boxes, objectness and class probabilities (SPEC 1).
+
+Below, a head is seen "by slot": (B, A, H, W, 5+C), one row t_x, t_y, t_w, t_h, t_o, scores for each of the A
+anchors of each cell.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from reference.activation import logistic, softmax
+from reference.region import Region
+from reference.wordtree import tree_softmax
+
+
+class Decoded(NamedTuple):
+    """Dense predictions. B images, A anchors, C classes, H x W cells."""
+
+    boxes: np.ndarray  # (B, A, H, W, 4) x, y, w, h as fractions of the input
+    objectness: np.ndarray  # (B, A, H, W)
+    class_probs: np.ndarray  # (B, A, H, W, C)
+
+
+def by_slot(head: np.ndarray, region: Region) -> np.ndarray:
+    """View a head (B, A*(5+C), H, W) as (B, A, H, W, 5+C).
+
+    Raises
+    ------
+    ValueError
+        If the channels do not fit the region's anchors and classes.
+    """
+    if head.ndim != 4 or head.shape[1] != region.channels:
+        raise ValueError(
+            f"pred: shape {head.shape}, needs (B, {region.channels}, H, W) for "
+            f"{len(region.anchors)} anchors and {region.classes} classes"
+        )
+    B, _, H, W = head.shape
+    return np.moveaxis(head.reshape(B, len(region.anchors), 5 + region.classes, H, W), 2, -1)
+
+
+def activate_region(pred: np.ndarray, region: Region) -> np.ndarray:
+    """Output of the region layer in the layout of its input: sizes stay raw, all else is activated.
+
+    Parameters
+    ----------
+    pred : ndarray (B, A*(5+C), H, W)
+        Raw head.
+    region : Region
+        Settings of the head.
+
+    Returns
+    -------
+    ndarray (B, A*(5+C), H, W)
+        p_x, p_y, t_w, t_h, p_o and class probabilities of every anchor (SPEC 1.1); the probabilities are
+        conditional, P(node | parent), on a tree. With ``region.background`` p_o shares the classes' softmax
+        and means "nothing here" (SPEC 1.2).
+
+    Raises
+    ------
+    ValueError
+        If the channels of `pred` do not fit the region.
+    """
+    raw = by_slot(pred, region)
+    out = raw.copy()
+    out[..., :2] = logistic(raw[..., :2])
+    if region.background:
+        out[..., 4:] = softmax(raw[..., 4:])
+    else:
+        out[..., 4] = logistic(raw[..., 4])
+        if region.tree is not None:
+            out[..., 5:] = tree_softmax(raw[..., 5:], region.tree, axis=-1)
+        elif region.class_activation == "softmax":
+            out[..., 5:] = softmax(raw[..., 5:])
+        else:
+            out[..., 5:] = logistic(raw[..., 5:])
+    return np.moveaxis(out, -1, 2).reshape(pred.shape)
+
+
+def decode_activated(output: np.ndarray, region: Region) -> Decoded:
+    """Read what `activate_region` returned, (B, A*(5+C), H, W), as boxes and probabilities (SPEC 1.3)."""
+    slots = by_slot(output, region)
+    _, _, H, W, _ = slots.shape
+    col = np.arange(W, dtype=slots.dtype)
+    row = np.arange(H, dtype=slots.dtype)[:, None]
+    a_w, a_h = np.array(region.anchors, dtype=slots.dtype).T[..., None, None]  # (A, 1, 1) each, in cells
+    p_x, p_y, t_w, t_h = np.moveaxis(slots[..., :4], -1, 0)
+    with np.errstate(over="ignore"):  # a size too large for the dtype is infinite, as in C
+        boxes = [(col + p_x) / W, (row + p_y) / H, a_w * np.exp(t_w) / W, a_h * np.exp(t_h) / H]
+    return Decoded(np.stack(boxes, axis=-1), slots[..., 4], slots[..., 5:])
+
+
+def decode(pred: np.ndarray, region: Region) -> Decoded:
+    """Turn the raw output of a network into boxes and probabilities.
+
+    Parameters
+    ----------
+    pred : ndarray (B, A*(5+C), H, W)
+        Raw head.
+    region : Region
+        Settings of the head.
+
+    Returns
+    -------
+    Decoded
+        boxes as fractions of the input, objectness and class probabilities (conditional on a tree). With
+        ``region.background`` objectness is the probability of "nothing here".
+
+    Raises
+    ------
+    ValueError
+        If the channels of `pred` do not fit the region.
+    """
+    return decode_activated(activate_region(pred, region), region)
+
+
+def encode(box: np.ndarray, slot: tuple[int, int, int], shape: tuple[int, int], region: Region) -> np.ndarray:
+    """p_x, p_y, t_w, t_h with which a slot decodes to `box`: the inverse of SPEC 1.3.
+
+    Parameters
+    ----------
+    box : ndarray (4,)
+        x, y, w, h as fractions of the input.
+    slot : (anchor, row, col)
+        Which anchor of which cell.
+    shape : (H, W)
+        Rows and columns of the grid.
+    region : Region
+        Settings of the head.
+
+    Returns
+    -------
+    ndarray (4,)
+        Place in the cell, in cells, and logarithm of the size in anchors.
+    """
+    anchor, row, col = slot
+    grid = np.array(shape[::-1], dtype=box.dtype)
+    place = box[:2] * grid - np.array([col, row], dtype=box.dtype)
+    size = np.log(box[2:] * grid / np.array(region.anchors[anchor], dtype=box.dtype))
+    return np.concatenate([place, size])
