@@ -1,0 +1,199 @@
+"""YOLOv1's detection layer: one cell by hand, and the gradient against central differences."""
+
+from dataclasses import replace
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from reference.grid import (
+    activate_grid,
+    assign_grid,
+    decode_grid,
+    detect_grid,
+    grid_loss,
+    grid_loss_grad,
+    grid_statistics,
+    grid_targets,
+    grid_truth,
+    split_grid,
+)
+from reference.layers import Grid
+
+ONE = Grid(side=1, boxes=2, classes=2)
+# one cell: classes .3, .6; confidences .2, .7; boxes .4^2 x .5^2 at (.2, .3) and 1 x .5^2 at the centre
+OUTPUT = np.array([[0.3, 0.6, 0.2, 0.7, 0.2, 0.3, 0.4, 0.5, 0.5, 0.5, 1, 0.5]])
+# the truth is of class 1, .25 x .25 at the centre
+TRUTH = np.array([[[1, 0, 1, 0.5, 0.5, 0.25, 0.25]]])
+EMPTY = np.zeros((1, 1, 7))
+
+
+@st.composite
+def cases(draw, **settings):
+    """A grid, an output and truths in about half of its cells; numbers generic, so without ties."""
+    grid = Grid(
+        side=draw(st.integers(1, 3)),
+        boxes=draw(st.integers(2, 3)),
+        classes=draw(st.integers(1, 3)),
+        sqrt=draw(st.booleans()),
+        rescore=draw(st.booleans()),
+        forced=draw(st.booleans()),
+        **settings,
+    )
+    rng = np.random.default_rng(draw(st.integers(0, 10**6)))
+    B, T = draw(st.integers(1, 2)), draw(st.integers(0, 4))
+    truth = [
+        grid_truth(
+            np.hstack([rng.random((T, 2)), 0.1 + 0.5 * rng.random((T, 2))]),
+            rng.integers(grid.classes, size=T),
+            grid,
+        )
+        for _ in range(B)
+    ]
+    return grid, rng.random((B, grid.outputs)), np.stack(truth)
+
+
+def test_decode_by_hand():
+    # cell 1 of a 2x2 grid is row 0, column 1: x = (1 + .5) / 2, y = (0 + .25) / 2
+    grid = Grid(side=2, boxes=1, classes=1)
+    output = np.zeros((1, grid.outputs))
+    split_grid(output, grid).boxes[0, 1, 0] = [0.5, 0.25, 0.5, 0.1]
+    np.testing.assert_allclose(decode_grid(output, grid)[0, 1, 0], [0.75, 0.125, 0.25, 0.01])
+    linear = replace(grid, sqrt=False)
+    np.testing.assert_allclose(decode_grid(output, linear)[0, 1, 0], [0.75, 0.125, 0.5, 0.1])
+
+
+def test_detect_by_hand():
+    boxes, confidence, scores = detect_grid(OUTPUT, ONE, 0.2)
+    np.testing.assert_allclose(boxes, [[[0.2, 0.3, 0.16, 0.25], [0.5, 0.5, 1, 0.25]]])
+    np.testing.assert_allclose(confidence, [[0.2, 0.7]])
+    # .2 * (.3, .6) = .06, .12; .7 * (.3, .6) = .21, .42
+    np.testing.assert_allclose(scores, [[[0, 0], [0.21, 0.42]]])
+
+
+def test_grid_truth_by_hand():
+    grid = Grid(side=2, boxes=1, classes=2)
+    boxes = np.array([[0.75, 0.25, 0.2, 0.3], [0.6, 0.1, 0.5, 0.5], [0.1, 0.9, 0.004, 0.5]])
+    truth = grid_truth(boxes, np.array([1, 0, 0]), grid)
+    want = np.zeros((4, 7))
+    want[1] = [1, 0, 1, 0.5, 0.5, 0.2, 0.3]  # .75 * 2 = 1 + .5, .25 * 2 = 0 + .5
+    np.testing.assert_allclose(truth, want)  # the second is in the same cell, the third too narrow
+
+
+def test_assignment_by_hand():
+    # Box 0 spans .12 to .28 in x and misses the truth's .375 to .625. Box 1 covers it: IoU .25^2 / .25
+    responsible, iou = assign_grid(OUTPUT, TRUTH, ONE)
+    assert responsible.tolist() == [[1]] and iou.tolist() == [[0.25]]
+    # With a small box in each corner no IoU is above 0, and the nearer one counts.
+    far = OUTPUT.copy()
+    split_grid(far, ONE).boxes[:] = [[0.1, 0.1, 0.1, 0.1], [0.8, 0.9, 0.1, 0.1]]
+    responsible, iou = assign_grid(far, TRUTH, ONE)
+    assert responsible.tolist() == [[1]] and iou.tolist() == [[0]]
+    split_grid(far, ONE).boxes[:] = [0.5, 0.5, 0.5, 0.5]  # equal: the first
+    assert assign_grid(far, TRUTH, ONE)[0].tolist() == [[0]]
+    split_grid(far, ONE).boxes[:] = [30, 30, 0, 0]  # absurd: neither
+    assert assign_grid(far, TRUTH, ONE)[0].tolist() == [[-1]]
+    assert assign_grid(OUTPUT, EMPTY, ONE)[0].tolist() == [[-1]]
+
+
+def test_forced_assignment_looks_at_the_truth_alone():
+    forced = replace(ONE, forced=True)
+    assert assign_grid(OUTPUT, TRUTH, forced)[0].tolist() == [[1]]  # .25 * .25 < .1: small
+    large = TRUTH.copy()
+    large[..., -2:] = 0.5  # .25
+    assert assign_grid(OUTPUT, large, forced)[0].tolist() == [[0]]
+
+
+def test_gradient_and_loss_by_hand():
+    grad = split_grid(grid_loss_grad(OUTPUT, TRUTH, ONE), ONE)
+    np.testing.assert_allclose(grad.classes, [[[0.3, 0.6 - 1]]])
+    # box 0: .5 * .2; box 1 is responsible: 1 * (.7 - IoU .25)
+    np.testing.assert_allclose(grad.confidence, [[[0.1, 0.45]]])
+    # 5 * (1 - sqrt .25), 5 * (.5 - sqrt .25)
+    np.testing.assert_allclose(grad.boxes, [[[[0, 0, 0, 0], [0, 0, 2.5, 0]]]])
+    # 1/2 (.3^2 + .4^2 + .5 * .2^2 + .45^2 + 5 * .5^2) = 1/2 (.09 + .16 + .02 + .2025 + 1.25)
+    np.testing.assert_allclose(grid_loss(OUTPUT, TRUTH, ONE), 0.86125)
+    plain = split_grid(grid_loss_grad(OUTPUT, TRUTH, replace(ONE, rescore=False, sqrt=False)), ONE)
+    np.testing.assert_allclose(plain.confidence[0, 0, 1], 0.7 - 1)
+    np.testing.assert_allclose(plain.boxes[0, 0, 1, 2:], [5 * 0.75, 5 * 0.25])
+
+
+def test_without_truths_only_confidence_is_punished():
+    grad = split_grid(grid_loss_grad(OUTPUT, EMPTY, ONE), ONE)
+    np.testing.assert_allclose(grad.confidence, [[[0.1, 0.35]]])
+    assert not grad.classes.any() and not grad.boxes.any()
+
+
+def test_statistics_by_hand():
+    got = grid_statistics(OUTPUT, TRUTH, ONE)
+    np.testing.assert_allclose(got, [0.25, 0.6, 0.45, 0.7, 0.45, 1])
+    assert np.isnan(grid_statistics(OUTPUT, EMPTY, ONE).iou)
+
+
+def test_softmax_only_touches_classes():
+    grid = replace(ONE, softmax=True)
+    raw = OUTPUT.copy()
+    raw[0, :2] = 0, np.log(3)
+    np.testing.assert_allclose(activate_grid(raw, grid)[0, :2], [0.25, 0.75])
+    np.testing.assert_array_equal(activate_grid(raw, grid)[0, 2:], OUTPUT[0, 2:])
+    np.testing.assert_array_equal(activate_grid(raw, ONE), raw)
+
+
+def test_wrong_length_is_refused():
+    with pytest.raises(ValueError, match="12"):
+        split_grid(np.zeros((1, 13)), ONE)
+
+
+@given(cases())
+@settings(deadline=None)
+def test_gradient_is_the_central_difference_of_the_loss(case):
+    grid, output, truth = case
+    target, weight = grid_targets(output, truth, grid)  # held: the assignment and its IoU are constants
+    step = 1e-4
+
+    def loss(x):
+        return (weight * (target - x) ** 2).sum() / 2
+
+    got = grid_loss_grad(output, truth, grid)
+    np.testing.assert_allclose(loss(output), grid_loss(output, truth, grid))
+    for i in np.ndindex(output.shape):
+        d = np.zeros_like(output)
+        d[i] = step
+        difference = (loss(output + d) - loss(output - d)) / (2 * step)
+        np.testing.assert_allclose(got[i], difference, atol=1e-8)
+
+
+@given(cases())
+def test_every_truth_has_one_responsible_box_and_its_target_is_reached(case):
+    grid, output, truth = case
+    responsible, iou = assign_grid(output, truth, grid)
+    np.testing.assert_array_equal(responsible >= 0, truth[..., 0] > 0)
+    assert ((iou >= 0) & (iou <= 1)).all()
+    # an output that equals its targets has, with the same assignment, no error left
+    target, weight = grid_targets(output, truth, grid)
+    assert (weight >= 0).all() and not (target[weight == 0]).any()
+    b, cell = np.nonzero(responsible >= 0)
+    boxes = decode_grid(target, grid)[b, cell, responsible[b, cell]]
+    side = np.array([cell % grid.side, cell // grid.side]).T
+    np.testing.assert_allclose(boxes[:, :2], (truth[b, cell, -4:-2] + side) / grid.side)
+    np.testing.assert_allclose(boxes[:, 2:], truth[b, cell, -2:])
+
+
+@given(cases())
+def test_pictures_are_independent(case):
+    grid, output, truth = case
+    rows = [grid_loss_grad(o[None], t[None], grid)[0] for o, t in zip(output, truth, strict=True)]
+    np.testing.assert_array_equal(grid_loss_grad(output, truth, grid), rows)
+
+
+def test_dtype_is_kept():
+    for dtype in (np.float32, np.float64):
+        output, truth = OUTPUT.astype(dtype), TRUTH.astype(dtype)
+        results = (
+            grid_loss_grad(output, truth, ONE),
+            decode_grid(output, ONE),
+            grid_loss(output, truth, ONE),
+            *detect_grid(output, ONE, 0.2),
+        )
+        assert {r.dtype for r in results} == {np.dtype(dtype)}
