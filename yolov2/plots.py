@@ -52,7 +52,7 @@ def training_curves(results: Path, out: Path) -> None:
     precision.plot(epoch[evaluated], columns["map50"][evaluated], marker="o", markersize=3)
     precision.set(xlabel="epoch", ylabel="mAP at IoU .5", ylim=(0, 1))
     rate.plot(epoch, columns["lr"])
-    rate.set(xlabel="epoch", ylabel="learning rate")
+    rate.set(xlabel="epoch", ylabel="learning rate", ylim=(0, None))
     _save(axes, out)
 
 

@@ -1,0 +1,194 @@
+"""Find the anchors of a data set: ``python -m yolov2.anchors --data VOC --k 5``.
+
+A box is measured in cells of the output grid, after its picture was brought to the size of the network's
+input: ``letterbox`` scales width and height by the same factor, ``stretch`` each by its own.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+from zipfile import BadZipFile
+
+import numpy as np
+
+from reference.kmeans import iou_kmeans, recall_at, sse_kmeans
+from yolov2 import plots
+from yolov2.cli import parse, run
+from yolov2.data.voc import read_voc
+from yolov2.errors import UserError
+
+METHODS = {"iou": iou_kmeans, "sse": sse_kmeans}
+NPZ_SPLITS = {"train": (0,), "val": (1,), "test": (2,), "trainval": (0, 1)}
+
+
+@dataclass(frozen=True)
+class AnchorsConfig:
+    """Flags of ``python -m yolov2.anchors``."""
+
+    data: Path = field(metadata={"help": "folder in Pascal VOC layout, or an .npz of boxes (see read_boxes)"})
+    split: str = field(default="train", metadata={"help": "pictures to use: train, val, trainval, ..."})
+    k: str = field(
+        default="5", metadata={"help": "number of anchors; a range such as 1-9 prints the mean IoU of each"}
+    )
+    method: Literal["iou", "sse"] = field(
+        default="iou", metadata={"help": "distance: 1 - IoU, or squared error of width and height"}
+    )
+    resize: Literal["letterbox", "stretch"] = field(
+        default="letterbox", metadata={"help": "how pictures become square: keep the aspect ratio, or not"}
+    )
+    imgsz: int = field(default=416, metadata={"help": "side of the network's input in pixels"})
+    stride: int = field(default=32, metadata={"help": "side of a cell in pixels"})
+    seed: int = field(default=0, metadata={"help": "seed of the random starts"})
+    restarts: int = field(default=5, metadata={"help": "random starts, the best is kept"})
+    plot: Path | None = field(
+        default=None, metadata={"help": "write a picture: the anchors, or mean IoU against k"}
+    )
+
+    def __post_init__(self):
+        if self.stride < 1 or self.imgsz < 1 or self.imgsz % self.stride:
+            raise ValueError(f"imgsz: {self.imgsz} pixels are not a whole number of cells of {self.stride}")
+        if self.restarts < 1:
+            raise ValueError(f"restarts: {self.restarts} is not a positive number")
+        if not self.ks:
+            raise ValueError(f"k: {self.k!r} is neither a positive number nor a range such as 1-9")
+
+    @property
+    def ks(self) -> range:
+        """The numbers of anchors asked for; empty where `k` has no meaning."""
+        match = re.fullmatch(r"([1-9][0-9]*)(?:-([0-9]+))?", self.k)
+        return range(int(match[1]), int(match[2] or match[1]) + 1) if match else range(0)
+
+
+def box_cells(
+    fractions: np.ndarray, sizes: np.ndarray, grid: float, resize: Literal["letterbox", "stretch"]
+) -> np.ndarray:
+    """Box sizes in cells of the grid.
+
+    Parameters
+    ----------
+    fractions : (N, 2) float
+        Width and height of every box as a fraction of its picture.
+    sizes : (N, 2) float
+        Width and height of that picture in pixels.
+    grid : float
+        Cells along a side of the square input, e.g. 13.
+    resize : {"letterbox", "stretch"}
+        Letterbox fills the longer side; a side is not rounded to whole pixels as a real letterbox does.
+
+    Returns
+    -------
+    (N, 2) float64
+        In cells.
+    """
+    if resize == "stretch":
+        return fractions * grid
+    return fractions * sizes / sizes.max(axis=1, keepdims=True) * grid
+
+
+def read_boxes(data: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Shapes of all boxes that are not difficult.
+
+    Parameters
+    ----------
+    data : Path
+        A folder in Pascal VOC layout, or an .npz with ``image`` (P, 4): year, split (0 train, 1 val, 2 test),
+        width, height in pixels; ``box_image`` (N,) the row of `image`; ``box_xyxy`` (N, 4) in pixels;
+        ``difficult`` (N,).
+    split : str
+        Name of the split.
+
+    Returns
+    -------
+    fractions : (N, 2) float64
+        Width and height of every box as a fraction of its picture.
+    sizes : (N, 2) float64
+        Width and height of that picture in pixels.
+
+    Raises
+    ------
+    UserError
+        If the data cannot be read, or have no box.
+    """
+    if data.suffix == ".npz":
+        fractions, sizes = _read_npz(data, split)
+    else:
+        items = read_voc(data, split).items
+        keep = [~np.asarray(item.difficult, bool) for item in items]
+        fractions = np.concatenate(
+            [np.zeros((0, 2)), *(i.boxes[k, 2:] for i, k in zip(items, keep, strict=True))]
+        )
+        sizes = np.repeat(
+            np.array([(i.width, i.height) for i in items], float).reshape(-1, 2),
+            [k.sum() for k in keep],
+            axis=0,
+        )
+    if not len(fractions):
+        raise UserError(f"{data}: no boxes in split {split}")
+    return fractions, sizes
+
+
+def _read_npz(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    if split not in NPZ_SPLITS:
+        raise UserError(f"{path}: split {split} is not one of {', '.join(NPZ_SPLITS)}")
+    try:
+        with np.load(path) as archive:
+            image, box_image, xyxy, difficult = (
+                archive[name] for name in ("image", "box_image", "box_xyxy", "difficult")
+            )
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise UserError(f"{path}: not an .npz of boxes: {error}") from error
+    image = image[box_image]
+    keep = np.isin(image[:, 1], NPZ_SPLITS[split]) & (difficult == 0)
+    sizes = image[keep, 2:].astype(np.float64)
+    corners = xyxy[keep].astype(np.float64)
+    return (corners[:, 2:] - corners[:, :2]) / sizes, sizes
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print anchors, or mean IoU for a range of k."""
+    config = parse(
+        AnchorsConfig,
+        argv,
+        "python -m yolov2.anchors",
+        "Find anchors by k-means over the shapes of the boxes.",
+    )
+    fractions, sizes = read_boxes(config.data, config.split)
+    wh = box_cells(fractions, sizes, config.imgsz / config.stride, config.resize)
+    print(
+        f"{len(wh)} boxes of {config.data.name} ({config.split}), {config.resize} to {config.imgsz} pixels, "
+        f"cells of {config.stride}"
+    )
+    try:
+        if len(config.ks) == 1:
+            _print_anchors(wh, config)
+        else:
+            _print_table(wh, config)
+    except ValueError as error:
+        raise UserError(f"{config.data}: {error}") from error
+
+
+def _print_anchors(wh: np.ndarray, config: AnchorsConfig) -> None:
+    anchors, mean_iou = METHODS[config.method](wh, config.ks[0], config.seed, restarts=config.restarts)
+    print(f"mean IoU      {mean_iou:.4f}")
+    print(f"recall at .5  {recall_at(wh, anchors):.4f}")
+    # Width,height pairs as Darknet's cfg files write them: ready to be pasted into [region].
+    print("anchors =", ", ".join(f"{w:.6g},{h:.6g}" for w, h in anchors))
+    if config.plot:
+        plots.anchor_shapes(wh, anchors, config.plot)
+
+
+def _print_table(wh: np.ndarray, config: AnchorsConfig) -> None:
+    curves: dict[str, list[float]] = {method: [] for method in METHODS}
+    print("mean IoU by k-means with the distance\n  k  1 - IoU  squared error")
+    for k in config.ks:
+        for method, kmeans in METHODS.items():
+            curves[method].append(kmeans(wh, k, config.seed, restarts=config.restarts)[1])
+        print(f"{k:>3}  {curves['iou'][-1]:>7.4f}  {curves['sse'][-1]:>13.4f}", flush=True)
+    if config.plot:
+        plots.anchor_curve(list(config.ks), curves["iou"], curves["sse"], config.plot)
+
+
+if __name__ == "__main__":
+    raise SystemExit(run(main))
