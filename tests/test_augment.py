@@ -140,6 +140,15 @@ def test_classification_example_that_only_mirrors():
             draws.integer(1)
 
 
+def test_classification_example_stretched_into_a_corner():
+    # aspect 2 on 16x8: min(8, 16 * 2) = 8, scale 8/8 = 1; reach (16/2 - 4)/2 = 2 and (8 - 4)/2 = 2
+    # with dx = 2, dy = -2: columns (x - 2 + 2) * 2 + 8 = 8, 10, 12, 14 and rows (y - 2 - 2) + 4 = 0, 1, 2, 3
+    source = picture(16, 8)
+    draws = Draws([RANDOM_MAX, 1, 0, 0, RANDOM_MAX, 0, 0, 0, 0, 1, 0, 1])
+    got = classification_example(source, draws, 4, 8, 8, angle=0, aspect=2, **PLAIN)
+    np.testing.assert_allclose(got, source[:, :4, 8::2], atol=1e-12)
+
+
 @given(st.integers(0, 1000), st.integers(4, 24), st.integers(4, 24))
 def test_examples_are_pictures(seed, width, height):
     draws = Draws.from_generator(np.random.default_rng(seed))

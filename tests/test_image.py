@@ -127,6 +127,13 @@ def test_crops_by_hand():
     np.testing.assert_allclose(got, grey([1, 1.5, 2, 2.5]) + 4 * (1 + (0 - 0.5 - 0.5) / 2))
 
 
+def test_quarter_turn_by_hand():
+    # cos 0, sin 1: pixel (x, y) samples column 2 - (y - 1) = 3 - y of row (x - 1) + 1 = x
+    picture = grey([0, 1, 2, 3], [4, 5, 6, 7])
+    got = im.rotate_crop(picture, np.pi / 2, 1, 2, 2, 0, 0, 1)
+    np.testing.assert_allclose(got, grey([3, 7], [2, 6]), atol=1e-9)
+
+
 @given(pictures())
 def test_half_a_turn_mirrors_both_ways(picture):
     _, h, w = picture.shape
