@@ -17,10 +17,10 @@ class Complaints:
     Examples
     --------
     >>> complaints = Complaints()
-    >>> complaints.add("boxes of size zero were dropped", "a.xml")
-    >>> complaints.add("boxes of size zero were dropped", "b.xml")
+    >>> complaints.add("empty boxes dropped", "a.xml")
+    >>> complaints.add("empty boxes dropped", "b.xml")
     >>> print(complaints.summary())
-    warning: 2 boxes of size zero were dropped: a.xml, b.xml
+    warning: empty boxes dropped: 2 (a.xml, b.xml)
     """
 
     NAMED = 5  # examples named per kind
@@ -44,10 +44,11 @@ class Complaints:
 
     def summary(self) -> str:
         """One line per kind of problem, naming the first few; empty when there were none."""
-        return "\n".join(
-            f"warning: {count} {kind}: {', '.join(self._named[kind])}{', ...' if count > self.NAMED else ''}"
-            for kind, count in self.counts.items()
-        )
+        lines = []
+        for kind, count in self.counts.items():
+            more = ", ..." if count > self.NAMED else ""
+            lines.append(f"warning: {kind}: {count} ({', '.join(self._named[kind])}{more})")
+        return "\n".join(lines)
 
     def report(self) -> None:
         """Print the summary to stderr and forget what was counted."""
