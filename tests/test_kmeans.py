@@ -6,7 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from reference.kmeans import iou_kmeans, mean_best_iou, recall_at, shape_iou, sse_kmeans
+from reference.kmeans import (
+    _lloyd,
+    _squared_distance,
+    iou_kmeans,
+    mean_best_iou,
+    recall_at,
+    shape_iou,
+    sse_kmeans,
+)
 from tests.golden import DATA
 
 METHODS = [iou_kmeans, sse_kmeans]
@@ -53,12 +61,12 @@ def test_the_two_distances_disagree():
 
 
 def test_anchor_that_loses_its_boxes_is_moved_to_the_worst_served():
-    from reference.kmeans import _lloyd, _squared_distance
-
     wh = np.array([[1.0, 1.0], [2.0, 2.0], [9.0, 9.0]])
     start = np.array([[1.0, 1.0], [50.0, 50.0], [60.0, 60.0]])  # the last two are nobody's nearest
-    anchors = _lloyd(wh, start, 10, _squared_distance, lambda members: members.mean(axis=0))
-    assert sorted(anchors[:, 0]) == [1.0, 2.0, 9.0]
+    moved = _lloyd(wh, start, 1, _squared_distance, lambda members: members.mean(axis=0))
+    np.testing.assert_array_equal(moved[:, 0], [4, 9, 2], "the mean of all three, then the farthest from 1")
+    settled = _lloyd(wh, start, 10, _squared_distance, lambda members: members.mean(axis=0))
+    assert sorted(settled[:, 0]) == [1, 2, 9]
 
 
 @pytest.mark.parametrize("kmeans", METHODS)
