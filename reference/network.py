@@ -1,0 +1,106 @@
+"""A whole network in NumPy: the plain list of layer records of `reference.layers`, run from top to bottom."""
+
+import numpy as np
+
+from reference.activation import activate, softmax
+from reference.batchnorm import Form, batch_norm
+from reference.conv import connected, conv2d, local
+from reference.decode import activate_region
+from reference.grid import activate_grid
+from reference.layers import (
+    AvgPool,
+    Connected,
+    Conv,
+    Dropout,
+    Grid,
+    Layer,
+    Local,
+    MaxPool,
+    Reorg,
+    Route,
+    Softmax,
+    absolute_route,
+    output_shapes,
+)
+from reference.pool import average_pool, max_pool
+from reference.region import Region
+from reference.reorg import reorg
+from reference.wordtree import tree_softmax
+
+Parameters = dict[str, np.ndarray]
+
+
+def forward(
+    layers: list[Layer], parameters: list[Parameters], x: np.ndarray, form: Form = "darknet"
+) -> list[np.ndarray]:
+    """Run a network for inference.
+
+    Parameters
+    ----------
+    layers : list of Layer
+        The network.
+    parameters : list of dict
+        One per layer, empty for layers that have none. `Conv`: "weights" (N, C / groups, size, size) and
+        "biases" (N,); `Connected`: "weights" (outputs, inputs) and "biases" (outputs,); with batch norm
+        either has "scales", "rolling_mean" and "rolling_variance" too. `Local`: "weights"
+        (OH * OW, N, C * size * size) and "biases" (N, OH, OW).
+    x : ndarray, (B, C, H, W)
+        Pictures, float32 or float64.
+    form : {"darknet", "cudnn"}
+        Form of batch norm, see `reference.batchnorm`.
+
+    Returns
+    -------
+    list of ndarray, (B, C, H, W)
+        Output of every layer, of the shapes that `output_shapes` tells. That of a `Region` is activated
+        (SPEC 1); that of a `Grid` is its input, softmaxed per cell if it says so (SPEC 11).
+
+    Raises
+    ------
+    ValueError
+        If a layer does not fit its input.
+    """
+    output_shapes(layers, x.shape[1:])  # complains about the first layer that does not fit
+    outputs: list[np.ndarray] = []
+    for index, (layer, p) in enumerate(zip(layers, parameters, strict=True)):
+        match layer:
+            case Conv():
+                x = conv2d(x, p["weights"], layer.stride, layer.padding, layer.groups)
+                x = _normalise_and_activate(x, layer, p, form)
+            case Connected():
+                x = _normalise_and_activate(connected(x, p["weights"]), layer, p, form)
+            case Local():
+                x = local(x, p["weights"], layer.size, layer.stride, layer.pad) + p["biases"]
+                x = activate(x, layer.activation)
+            case MaxPool():
+                x = max_pool(x, layer.size, layer.stride, layer.total_padding)
+            case AvgPool():
+                x = average_pool(x)
+            case Route():
+                x = np.concatenate([outputs[i] for i in absolute_route(layer, index)], axis=1)
+            case Reorg():
+                x = reorg(x, layer.stride, layer.order, layer.reverse)
+            case Softmax():
+                x = _softmax_of_all(x, layer)
+            case Region():
+                x = activate_region(x, layer)
+            case Grid():
+                x = activate_grid(x.reshape(len(x), -1), layer).reshape(x.shape)
+            case Dropout():
+                pass  # drops while training only
+        outputs.append(x)
+    return outputs
+
+
+def _normalise_and_activate(x, layer, p, form):
+    if layer.batch_norm:
+        x = batch_norm(x, p["scales"], p["biases"], p["rolling_mean"], p["rolling_variance"], form)
+    else:
+        x = x + p["biases"][:, None, None]
+    return activate(x, layer.activation)
+
+
+def _softmax_of_all(x, layer):
+    flat = x.reshape(len(x), -1)
+    flat = softmax(flat) if layer.tree is None else tree_softmax(flat, layer.tree)
+    return flat.reshape(x.shape)
