@@ -5,8 +5,11 @@ import numpy as np
 from reference.activation import activate, activate_grad, cross_entropy, softmax
 from reference.batchnorm import batch_norm, batch_norm_grad, batch_norm_train
 from reference.conv import conv2d, conv2d_grad
-from reference.layers import Conv
+from reference.detect import region_detections
+from reference.grid import detect_grid
+from reference.layers import Conv, Grid
 from reference.network import forward
+from reference.nms import nms_per_class
 from reference.pool import max_pool, max_pool_grad, max_pool_winners
 from reference.reorg import reorg, reorg_grad
 from reference.schedule import learning_rate
@@ -124,10 +127,42 @@ def network_small(case):
         yield compare(f"{key}: unfilled, left over", [header.unfilled_layers, header.leftover_bytes], [0, 0])
         if "seen" in o:
             yield compare(f"{key}: seen", header.seen, o["seen"])
-        for index, output in enumerate(forward(config.layers, parameters, x)):
+        outputs = forward(config.layers, parameters, x)
+        for index, output in enumerate(outputs):
             if f"layer{index}" in case:
                 want = case[f"layer{index}"]
                 yield compare(f"{key}: layer{index}", output.reshape(want.shape), want, atol=1e-5)
+        if isinstance(config.layers[-1], Grid):
+            yield from _grid_detections(outputs[-1], config.layers[-1], case)
+        else:
+            network = config.net.width, config.net.height
+            yield from _region_detections(outputs[-2], config.layers[-1], network, case)
+
+
+def _grid_detections(output, grid, case):
+    boxes, confidence, scores = detect_grid(output.reshape(1, -1), grid, case.config["thresh"])
+    size = [case.config[side] for side in ("image_w", "image_h")]
+    yield compare("boxes", boxes[0] * np.array(size * 2), case["boxes"], atol=1e-4, rtol=1e-5)
+    yield compare("objectness", confidence[0], case["objectness"], atol=1e-5)
+    yield compare("scores", scores[0], case["probs"], atol=1e-5)
+
+
+def _region_detections(raw, region, network, case):
+    dense, kept = _dense_and_kept(raw, region, network, case.config)
+    yield compare("boxes", dense.boxes[0], case["boxes"], atol=1e-6, rtol=1e-5)
+    yield compare("objectness", dense.objectness[0], case["objectness"], atol=1e-5)
+    yield compare("scores", dense.probs[0], case["probs"], atol=1e-5)
+    yield compare("order after NMS", kept.order, case["nms_index"])
+    yield compare("boxes after NMS", dense.boxes[0][kept.order], case["nms_boxes"], atol=1e-6, rtol=1e-5)
+    yield compare("objectness after NMS", kept.objectness, case["nms_objectness"], atol=1e-5)
+    yield compare("scores after NMS", kept.probs, case["nms_probs"], atol=1e-5)
+
+
+def _dense_and_kept(raw, region, network, config):
+    """All predictions of the one picture as Darknet lists them, and what NMS leaves of them."""
+    picture = config["image_w"], config["image_h"]
+    dense = region_detections(raw, region, config["thresh"], picture, network)
+    return dense, nms_per_class(dense.boxes[0], dense.objectness[0], dense.probs[0], config["nms"])
 
 
 @check("network_full")
@@ -145,6 +180,14 @@ def network_full(case):
     yield compare("output statistics", _describe(output), case["output_stats"], atol=1e-4, rtol=1e-5)
     per_layer = [(y.mean(dtype=np.float64), np.sqrt(np.square(y, dtype=np.float64).mean())) for y in outputs]
     yield compare("layers", per_layer, case["layer_stats"], atol=1e-5)
+
+    dense, kept = _dense_and_kept(outputs[-2], layers[-1], (o["width"], o["height"]), o)
+    yield compare("scores after NMS", np.count_nonzero(kept.probs), case["n_nonzero"][0])
+    best = np.argsort(-kept.probs.max(axis=1), kind="stable")[: len(case["scores"])]
+    yield compare("best scores", kept.probs[best].max(axis=1), case["scores"], atol=1e-4)
+    yield compare("their classes", kept.probs[best].argmax(axis=1), case["classes"])
+    # raw sizes are off by up to 1e-4, which exp() makes a relative error
+    yield compare("their boxes", dense.boxes[0][kept.order[best]], case["boxes"], atol=1e-5, rtol=1e-4)
 
 
 def _describe(values):
