@@ -24,6 +24,7 @@ from reference.schedule import Schedule, learning_rate
         (Schedule(0.1, burn_in=10), 5, 0.1 / 16),
         (Schedule(0.1, "exp", gamma=0.5, burn_in=10, power=1), 5, 0.05),  # the policy has to wait
         (Schedule(0.1, burn_in=10), 10, 0.1),
+        (Schedule(0.1, "exp", gamma=0.5, burn_in=3), 3, 0.1 / 8),  # and then starts where it would have been
     ],
 )
 def test_by_hand(schedule, batch_num, rate):
