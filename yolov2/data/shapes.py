@@ -6,6 +6,7 @@ textures of the two differ.
 """
 
 import math
+from colorsys import hsv_to_rgb
 from functools import lru_cache
 from typing import Literal
 
@@ -22,7 +23,10 @@ VISIBLE = 0.6  # at least this share of every shape stays in sight
 CONTRAST = 80.0  # least distance of a shape's colour from what it lies on, in RGB of 0..255
 SMOOTH = 3  # shapes are drawn this many times larger, then averaged down
 
+BLACK, WHITE = (0, 0, 0), (255, 255, 255)
+
 Rng = np.random.Generator
+Colour = tuple[int, int, int]
 
 
 def shapes(split: Literal["train", "val"], count: int, seed: int = 0, size: int = 192) -> Dataset:
@@ -102,7 +106,7 @@ def draw(rng: Rng, textures: list[Image.Image]) -> tuple[Image.Image, Image.Imag
     for _ in range(rng.integers(1, MOST_OBJECTS + 1)):
         kind = int(rng.integers(len(NAMES)))
         body, inner = _masks(rng, NAMES[kind], size)
-        hard = body.point(lambda alpha: 255 * (alpha >= 128))
+        hard = body.convert("1", dither=Image.Dither.NONE)
         for _ in range(10):  # a crowded picture may have no room left: then it gets one shape less
             x, y = (int(rng.integers(0, size - side + 1)) for side in body.size)
             trial = owner.copy()
@@ -121,7 +125,7 @@ def draw(rng: Rng, textures: list[Image.Image]) -> tuple[Image.Image, Image.Imag
 
 
 def _pixels_of(owner: Image.Image, number: int) -> Image.Image:
-    return owner.point(lambda n: 255 * (n == number))
+    return Image.fromarray(np.asarray(owner) == number)
 
 
 # ---------------------------------------------------------------------------------------------- shapes
@@ -131,7 +135,7 @@ def _outline(rng: Rng, name: str) -> np.ndarray:
     """Corners (N, 2) of a shape about the origin, within the unit circle or nearly so."""
     turn = math.radians(rng.uniform(-22, 22))
     if name in ("circle", "ring"):
-        angles = np.linspace(0, 2 * math.pi, 48, endpoint=False)
+        angles = np.linspace(0, 2 * math.pi, 36, endpoint=False)
         radii: np.ndarray | float = 1.0
     elif name == "square":
         angles, radii = np.arange(4) * math.pi / 2 + math.pi / 4, 1.0
@@ -191,22 +195,17 @@ def _paint(
 ) -> None:
     """Colour a shape, plain or patterned, so that it stands out from what it lies on."""
     x, y = place
-    under = np.asarray(
-        picture.crop((x, y, x + body.width, y + body.height)).resize((1, 1), Image.Resampling.BOX)
-    )
+    under = picture.crop((x, y, x + body.width, y + body.height)).resize((1, 1), Image.Resampling.BOX)
     while True:
         colour = _colour(rng, (0.3, 1.0), (0.35, 1.0))
-        if np.linalg.norm(colour - under.ravel()) >= CONTRAST:
+        if math.dist(colour, np.asarray(under).ravel()) >= CONTRAST:
             break
-    if inner is not None:  # dark on bright, bright on dark
-        edge = colour * 0.35 if colour.mean() > 110 else colour * 0.35 + 165
-        picture.paste(_rgb(edge), place, body)
+    if inner is not None:  # a dark border around a bright shape, a bright one around a dark shape
+        picture.paste(_mix(BLACK if sum(colour) > 330 else WHITE, colour, 0.35), place, body)
+    fill: Image.Image | Colour = colour
     if rng.random() < 0.5:
-        fill: Image.Image | tuple[int, ...] = _rgb(colour)
-    else:
-        shade = rng.uniform(0.6, 0.85)
-        bright = colour + (255 - colour) * rng.uniform(0.0, 0.35)
-        fill = ImageOps.colorize(_patch(rng, textures, body.size), _rgb(colour * shade), _rgb(bright))
+        dark, bright = _mix(BLACK, colour, rng.uniform(0.6, 0.85)), _mix(colour, WHITE, rng.uniform(0, 0.35))
+        fill = _blend(_patch(rng, textures, body.size), dark, bright)
     picture.paste(fill, place, inner or body)
 
 
@@ -255,12 +254,19 @@ def _patch(rng: Rng, textures: list[Image.Image], size: tuple[int, int]) -> Imag
     return ImageOps.flip(piece) if rng.random() < 0.5 else piece
 
 
+def _blend(pattern: Image.Image, dark: Colour, bright: Colour) -> Image.Image:
+    """Two colours mixed by a pattern: dark where it is 0, bright where it is 255."""
+    return Image.composite(
+        Image.new("RGB", pattern.size, bright), Image.new("RGB", pattern.size, dark), pattern
+    )
+
+
 def _background(rng: Rng, textures: list[Image.Image], size: int) -> Image.Image:
     """Two patterns in muted colours, one laid over the other, and clutter of no class on top."""
 
     def layer() -> Image.Image:
         dark, bright = _colour(rng, (0.05, 0.5), (0.1, 0.6)), _colour(rng, (0.05, 0.45), (0.45, 0.95))
-        return ImageOps.colorize(_patch(rng, textures[1:], (size, size)), _rgb(dark), _rgb(bright))
+        return _blend(_patch(rng, textures[1:], (size, size)), dark, bright)
 
     ground = Image.blend(layer(), layer(), rng.uniform(0.15, 0.5))
     canvas = ground.resize((2 * size, 2 * size), Image.Resampling.NEAREST)
@@ -272,7 +278,7 @@ def _background(rng: Rng, textures: list[Image.Image], size: int) -> Image.Image
 
 def _clutter(rng: Rng, pen: ImageDraw.ImageDraw, size: int) -> None:
     """One scribble, arc, zigzag, slice or spray of dots: nothing a person would take for a class."""
-    colour = _rgb(_colour(rng, (0.1, 0.9), (0.2, 0.95)))
+    colour = _colour(rng, (0.1, 0.9), (0.2, 0.95))
     x, y = rng.uniform(0, size, 2)
     reach, width = size * rng.uniform(0.05, 0.25), int(size * rng.uniform(0.005, 0.016)) + 1
     match rng.integers(5):
@@ -302,13 +308,13 @@ def _clutter(rng: Rng, pen: ImageDraw.ImageDraw, size: int) -> None:
                 pen.ellipse(dot, fill=colour)
 
 
-def _colour(rng: Rng, saturation: tuple[float, float], value: tuple[float, float]) -> np.ndarray:
-    """A random colour (3,) of 0..255 by hue, saturation and value."""
-    s, v = rng.uniform(*saturation), rng.uniform(*value)
-    share = np.abs((6 * rng.random() + np.array([5, 3, 1])) % 6 - 2) - 1  # see yolov2.augment.distort
-    return 255 * v * (1 - s * share.clip(0, 1))
+def _colour(rng: Rng, saturation: tuple[float, float], value: tuple[float, float]) -> Colour:
+    """A random colour of any hue, its saturation and value within the given ranges."""
+    r, g, b = hsv_to_rgb(rng.random(), rng.uniform(*saturation), rng.uniform(*value))
+    return round(255 * r), round(255 * g), round(255 * b)
 
 
-def _rgb(colour: np.ndarray) -> tuple[int, int, int]:
-    r, g, b = colour.round().astype(int).tolist()
+def _mix(low: Colour, high: Colour, share: float) -> Colour:
+    """The colour `share` of the way from one to another."""
+    r, g, b = (round(a + (b - a) * share) for a, b in zip(low, high, strict=True))
     return r, g, b
