@@ -13,7 +13,7 @@ from reference.region import Region
 class Assignment(NamedTuple):
     """B images, A anchors, H x W cells."""
 
-    index: Tensor  # (B, A, H, W) int32, row of the responsible truth, -1 for none
+    index: Tensor  # type: ignore[assignment]  # (B, A, H, W) int32, row of the responsible truth, -1 for none
     ignore: Tensor  # (B, A, H, W) bool, best IoU with any truth exceeds the ignore threshold
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from reference.kmeans import iou_kmeans, recall_at, sse_kmeans
 from yolov2 import plots
 from yolov2.cli import parse, run
+from yolov2.data.dataset import Dataset
 from yolov2.data.voc import read_voc
 from yolov2.errors import UserError
 
@@ -114,19 +115,19 @@ def read_boxes(data: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     if data.suffix == ".npz":
         fractions, sizes = _read_npz(data, split)
     else:
-        items = read_voc(data, split).items
-        keep = [~np.asarray(item.difficult, bool) for item in items]
-        fractions = np.concatenate(
-            [np.zeros((0, 2)), *(i.boxes[k, 2:] for i, k in zip(items, keep, strict=True))]
-        )
-        sizes = np.repeat(
-            np.array([(i.width, i.height) for i in items], float).reshape(-1, 2),
-            [k.sum() for k in keep],
-            axis=0,
-        )
+        fractions, sizes = box_shapes(read_voc(data, split))
     if not len(fractions):
         raise UserError(f"{data}: no boxes in split {split}")
     return fractions, sizes
+
+
+def box_shapes(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Shapes of a data set's boxes that are not difficult, as `read_boxes` returns them; maybe none."""
+    items = dataset.items
+    keep = [~np.asarray(item.difficult, bool) for item in items]
+    boxes = [item.boxes[k, 2:] for item, k in zip(items, keep, strict=True)]
+    sizes = np.array([(item.width, item.height) for item in items], float).reshape(-1, 2)
+    return np.concatenate([np.zeros((0, 2)), *boxes]), np.repeat(sizes, [k.sum() for k in keep], axis=0)
 
 
 def _read_npz(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:

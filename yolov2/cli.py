@@ -2,8 +2,8 @@
 
     @dataclass(frozen=True)
     class DetectConfig:
-        source: Path = field(metadata={"help": "picture or folder of pictures"})
-        conf: float = field(default=0.25, metadata={"help": "drop boxes below this confidence"})
+        source: tuple[Path, ...] = option("pictures and folders", positional=True)
+        conf: float = option("drop boxes below this confidence", default=0.25)
 
     def main(argv=None):
         config = parse(DetectConfig, argv, "python -m yolov2.detect", "Find objects in pictures.")
@@ -12,7 +12,8 @@
         raise SystemExit(run(main))
 
 Field types understood: bool, int, float, str, Path, Literal, tuples of these (written ``1,2,3``), and each of
-them ``| None`` (written ``none``). A field without a default is a required flag.
+them ``| None`` (written ``none``). A field without a default is a required flag, a positional one takes the
+arguments that have no flag. `option` is `dataclasses.field` with its help text in front.
 """
 
 import argparse
@@ -29,6 +30,11 @@ from yolov2.errors import UserError
 Config = TypeVar("Config")
 
 METAVAR = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
+
+
+def option(help: str, default: Any = dataclasses.MISSING, positional: bool = False) -> Any:
+    """A dataclass field with its help text; required where no default is given."""
+    return dataclasses.field(default=default, metadata={"help": help, "positional": positional})
 
 
 def parse(config_class: type[Config], argv: Sequence[str] | None, prog: str, description: str) -> Config:
@@ -71,12 +77,17 @@ def parse(config_class: type[Config], argv: Sequence[str] | None, prog: str, des
         note = "required" if required else f"default: {_as_text(default)}"
         flag = "--" + field.name.replace("_", "-")
         help = f"{field.metadata.get('help', '')} ({note})".strip().replace("%", "%%")
-        if kind is bool:
+        if field.metadata.get("positional"):
+            item = typing.get_args(kind)[0]
+            help = field.metadata["help"]
+            parser.add_argument(field.name, type=item, nargs="+", metavar=_metavar(item), help=help)
+        elif kind is bool:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, required=required, help=help)
         else:
             convert, metavar = _reader(kind, optional), _metavar(kind)
             parser.add_argument(flag, type=convert, metavar=metavar, required=required, help=help)
     given = vars(parser.parse_args(argv))
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     try:
         return config_class(**given)
     except (ValueError, UserError) as error:

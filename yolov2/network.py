@@ -34,7 +34,7 @@ class _DarknetNormalise(torch.autograd.Function):
     """Training form of Darknet's CPU batch norm: Bessel variance, 1e-6 outside the root, 1e-5 in backward."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         mean = x.mean((0, 2, 3))
         variance = x.var((0, 2, 3), unbiased=True)
         centred = x - mean[:, None, None]
@@ -43,7 +43,7 @@ class _DarknetNormalise(torch.autograd.Function):
         return centred / (variance.sqrt() + 1e-6)[:, None, None], mean, variance
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> Tensor:
         centred, variance = ctx.saved_tensors
         count = centred.numel() / centred.shape[1]
         rate = (variance + 1e-5).rsqrt()[:, None, None]

@@ -12,7 +12,7 @@ from torch import Tensor
 from yolov2.augment import Augment, augment
 from yolov2.data.dataset import Dataset
 from yolov2.errors import Complaints, UserError
-from yolov2.letterbox import Letterbox
+from yolov2.letterbox import Letterbox, Mode
 
 Size = int | tuple[int, int]
 
@@ -47,6 +47,8 @@ def batches(
     drop_last: bool = False,
     workers: int = 0,
     complaints: Complaints | None = None,
+    resize: Mode = "letterbox",
+    start: int = 0,
 ) -> Iterator[Batch]:
     """One epoch over a data set.
 
@@ -71,6 +73,10 @@ def batches(
         go of the interpreter's lock where it counts.
     complaints : Complaints, optional
         Counts pictures that cannot be read. Without it the first one raises.
+    resize : {"letterbox", "stretch"}
+        How pictures meet the input without augmentation (which keeps their aspect but for its jitter).
+    start : int
+        Batches of the epoch to leave out, because they were done before an interruption.
 
     Yields
     ------
@@ -99,7 +105,9 @@ def batches(
         samples = []
         for index in groups[number].tolist():
             try:
-                samples.append((*_sample(dataset, index, shape, options, [seed, epoch, index]), index))
+                samples.append(
+                    (*_sample(dataset, index, shape, options, [seed, epoch, index], resize), index)
+                )
             except UserError:
                 if complaints is None:
                     raise
@@ -134,12 +142,17 @@ def collate(samples: list[tuple[Tensor, np.ndarray, np.ndarray, int]]) -> Batch:
 
 
 def _sample(
-    dataset: Dataset, index: int, size: tuple[int, int], options: Augment | None, seed: list[int]
+    dataset: Dataset,
+    index: int,
+    size: tuple[int, int],
+    options: Augment | None,
+    seed: list[int],
+    mode: Mode,
 ) -> tuple[Tensor, np.ndarray, np.ndarray]:
     item = dataset.items[index]
     picture = dataset.picture(index)
     boxes, classes = item.boxes[~item.difficult], item.classes[~item.difficult]
     if options is not None:
         return augment(picture, boxes, classes, size, options, np.random.default_rng(seed))
-    letterbox = Letterbox(item.width, item.height, *size)
+    letterbox = Letterbox(item.width, item.height, *size, mode)
     return letterbox.picture(picture), letterbox.boxes(boxes), classes

@@ -1,0 +1,180 @@
+"""Measure a detector: ``python -m yolov2.evaluate --weights runs/NAME/best.safetensors``."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from reference.average_precision import (
+    DetectionTable,
+    MeanAveragePrecision,
+    Method,
+    TruthTable,
+    mean_average_precision,
+)
+from yolov2.cli import option, parse, run
+from yolov2.data.dataset import Dataset
+from yolov2.data.sources import open_dataset
+from yolov2.detector import Detector, Found, pick_device
+from yolov2.errors import Complaints, UserError
+from yolov2.runs import newest_weights
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The outcome of `evaluate`."""
+
+    names: tuple[str, ...]
+    precision: MeanAveragePrecision
+    found: list[Found]  # per picture
+    seconds: float
+
+    @property
+    def map50(self) -> float:
+        """Mean average precision over the classes that have truths."""
+        return self.precision.mean
+
+    def table(self) -> str:
+        """Average precision per class as text."""
+        width = max(5, *(len(name) for name in self.names))
+        lines = [f"{'class':<{width}}  truths      AP"]
+        for name, ap, count in zip(self.names, self.precision.per_class, self.precision.truths, strict=True):
+            lines.append(f"{name:<{width}}  {count:>6}  {'     -' if np.isnan(ap) else f'{ap:6.3f}'}")
+        total = self.precision.truths.sum()
+        lines.append(f"{'mean':<{width}}  {total:>6}  {self.map50:6.3f}")
+        return "\n".join(lines)
+
+
+def truth_table(dataset: Dataset) -> TruthTable:
+    """All labelled boxes of a data set, as fractions of their pictures."""
+    items = dataset.items
+    return TruthTable(
+        np.repeat(np.arange(len(items)), [len(item.boxes) for item in items]),
+        np.concatenate([item.boxes for item in items] or [np.zeros((0, 4), np.float32)]),
+        np.concatenate([item.classes for item in items] or [np.zeros(0, np.int64)]),
+        np.concatenate([item.difficult for item in items] or [np.zeros(0, bool)]),
+    )
+
+
+def detection_table(found: Sequence[Found]) -> DetectionTable:
+    """Detections of picture 0, 1, ... in one table."""
+    return DetectionTable(
+        np.repeat(np.arange(len(found)), [len(f.scores) for f in found]),
+        np.concatenate([f.boxes for f in found] or [np.zeros((0, 4), np.float32)]),
+        np.concatenate([f.classes for f in found] or [np.zeros(0, np.int64)]),
+        np.concatenate([f.scores for f in found] or [np.zeros(0, np.float32)]),
+    )
+
+
+def evaluate(
+    detector: Detector,
+    dataset: Dataset,
+    conf: float = 0.005,
+    iou: float = 0.45,
+    max_det: int = 300,
+    method: Method = "voc_all",
+    threshold: float | Sequence[float] = 0.5,
+    batch: int = 16,
+    progress: bool = True,
+) -> Evaluation:
+    """Detect on every picture of a data set and compare with its truths.
+
+    Parameters
+    ----------
+    detector : Detector
+        What to measure.
+    dataset : Dataset
+        Pictures and truths; its class names must be the detector's.
+    conf, iou : float
+        Darknet's thresholds for validation (SPEC 8.3).
+    max_det : int
+        At most so many detections a picture.
+    method : {"voc_all", "voc11", "coco101"}
+        How the precision-recall curve is averaged.
+    threshold : float or sequence of float
+        Overlap that makes a detection right; several are averaged.
+    batch : int
+        Pictures at a time.
+    progress : bool
+        Show a bar when it takes more than two seconds.
+
+    Returns
+    -------
+    Evaluation
+
+    Raises
+    ------
+    UserError
+        If the class names differ.
+    """
+    if dataset.names != detector.names:
+        raise UserError(
+            f"the weights know {len(detector.names)} classes ({', '.join(detector.names[:5])}...), the data "
+            f"{len(dataset.names)} ({', '.join(dataset.names[:5])}...); evaluate on data of the same classes"
+        )
+    start = time.perf_counter()
+    pictures = (dataset.picture(i) for i in range(len(dataset)))
+    stream = detector.stream(pictures, batch, conf=conf, iou=iou, max_det=max_det)
+    bar = tqdm(stream, "evaluating", len(dataset), leave=False, unit="img", delay=2, disable=not progress)
+    found = [f for _, f in bar]
+    precision = mean_average_precision(
+        detection_table(found), truth_table(dataset), len(dataset.names), threshold, method
+    )
+    return Evaluation(dataset.names, precision, found, time.perf_counter() - start)
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Flags of ``python -m yolov2.evaluate``."""
+
+    weights: Path | None = option("checkpoint; none is the best one of the newest run", default=None)
+    data: Path | None = option("data set; none is the one the checkpoint was trained on", default=None)
+    split: str = option("which part of the data set", default="val")
+    conf: float = option("detections must score above this", default=0.005)
+    iou: float = option("NMS threshold", default=0.45)
+    max_det: int = option("at most so many detections a picture", default=300)
+    method: Method = option("how the curve is averaged", default="voc_all")
+    batch: int = option("pictures at a time", default=16)
+    device: str = option("cpu, cuda, cuda:1, ... or auto", default="auto")
+    json: Path | None = option("write the numbers to this file", default=None)
+
+    def __post_init__(self):
+        if not 0 <= self.conf <= 1 or not 0 <= self.iou <= 1:
+            raise ValueError("--conf and --iou lie between 0 and 1")
+        if self.batch < 1 or self.max_det < 1:
+            raise ValueError("--batch and --max-det must be at least 1")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
+    config = parse(EvaluateConfig, argv, "python -m yolov2.evaluate", "Average precision of a checkpoint.")
+    weights = config.weights or newest_weights()
+    device = pick_device(config.device)
+    detector = Detector.load(weights, device)
+    data = config.data
+    if data is None:
+        trained_on = detector.config.get("data")
+        data = Path(trained_on) if trained_on else None
+    complaints = Complaints()
+    dataset = open_dataset(data, config.split, detector.names, complaints)
+    complaints.report()
+    print(f"{weights} on {len(dataset)} pictures of {data or 'the built-in set'} ({config.split})")
+    result = evaluate(
+        detector, dataset, config.conf, config.iou, config.max_det, config.method, batch=config.batch
+    )
+    print(result.table())
+    print(f"{len(dataset) / result.seconds:.1f} pictures/s, {config.method}, IoU .5")
+    if config.json:
+        per_class = {
+            name: None if np.isnan(ap) else ap
+            for name, ap in zip(result.names, result.precision.per_class.tolist(), strict=True)
+        }
+        config.json.write_text(json.dumps({"map50": result.map50, "per_class": per_class}, indent=1))
+
+
+if __name__ == "__main__":
+    raise SystemExit(run(main))

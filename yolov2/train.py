@@ -1,0 +1,495 @@
+"""Train a detector: ``python -m yolov2.train`` draws its own pictures, ``--data FOLDER`` takes yours."""
+
+import csv
+import dataclasses
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+from yolov2.draw import draw_detections, sheet
+
+from fast.loss import RegionLoss, region_loss
+from reference.kmeans import iou_kmeans
+from reference.schedule import Schedule, learning_rate
+from yolov2 import plots
+from yolov2.anchors import box_cells, box_shapes
+from yolov2.augment import Augment
+from yolov2.checkpoint import Checkpoint, load_checkpoint
+from yolov2.cli import option, parse, run
+from yolov2.data.dataset import Dataset, cached
+from yolov2.data.loader import Batch, batches
+from yolov2.data.sources import open_train_val
+from yolov2.detector import Detector, pick_device
+from yolov2.errors import Complaints, UserError
+from yolov2.evaluate import Evaluation, evaluate
+from yolov2.letterbox import Mode
+from yolov2.network import Network
+from yolov2.presets import PRESETS
+from yolov2.runs import new_run
+
+CACHE_BYTES = 4 << 30  # pictures are kept decoded as long as they fit
+COLUMNS = ("epoch", "step", "seen", "lr", *("loss" if f == "total" else f for f in RegionLoss._fields))
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Flags of ``python -m yolov2.train``."""
+
+    model: str = option(f"which network: {', '.join(PRESETS)}", default="nano")
+    data: Path | None = option("folder in Pascal VOC layout; none is the built-in set", default=None)
+    epochs: int | None = option("times over the data; none is 12 (built-in) or 100 (folder)", default=None)
+    batch: int = option("pictures per update", default=16)
+    imgsz: int | None = option("side of the input in pixels; none is 192 (built-in) or 416", default=None)
+    anchors: str = option("auto (k-means on the data), preset, or w,h,w,h,... in cells", default="auto")
+    weights: Path | None = option("start from this checkpoint instead of random weights", default=None)
+    resume: Path | None = option("go on with this run (its folder or last.safetensors)", default=None)
+    lr: float = option("learning rate", default=0.001)
+    momentum: float = option("momentum", default=0.9)
+    decay: float = option("weight decay, on convolution weights only", default=0.0005)
+    burn_in: int | None = option("updates of rising rate; none is 1000 or a tenth of all", default=None)
+    milestones: tuple[float, ...] = option(
+        "shares of training after which the rate drops", default=(0.7, 0.9)
+    )
+    drop: float = option("factor of each drop", default=0.1)
+    bn_momentum: float = option("share of a batch in the rolling batch-norm statistics", default=0.01)
+    jitter: float = option("augmentation: aspect and place, as a fraction of the picture", default=0.2)
+    hue: float = option("augmentation: hue shift, as a fraction of the circle", default=0.1)
+    saturation: float = option("augmentation: saturation factor", default=1.5)
+    exposure: float = option("augmentation: brightness factor", default=1.5)
+    zoom: tuple[float, float] = option("augmentation: range of zoom", default=(1.0, 1.0))
+    flip: float = option("augmentation: probability of a mirrored picture", default=0.5)
+    any_way_up: bool = option(
+        "augmentation: also upside down and turned (cells, aerial views)", default=False
+    )
+    resize: Mode = option("how pictures meet the input: letterbox or stretch", default="letterbox")
+    eval_every: int | None = option("epochs between evaluations; none is a twentieth of all", default=None)
+    seed: int = option("seed of weights, order and augmentation", default=0)
+    device: str = option("cpu, cuda, cuda:1, ... or auto", default="auto")
+    workers: int = option("threads that make batches", default=1)
+    project: Path = option("runs are kept in this folder", default=Path("runs"))
+    name: str = option("name of the run", default="train")
+
+    def __post_init__(self):
+        if self.model not in PRESETS:
+            raise ValueError(f"--model {self.model}: choose one of {', '.join(PRESETS)}")
+        for name in ("epochs", "batch", "eval_every"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
+        if self.imgsz is not None and (self.imgsz < 32 or self.imgsz % 32):
+            near = max(32, round(self.imgsz / 32) * 32)
+            raise ValueError(f"--imgsz {self.imgsz}: the input must be a multiple of 32, e.g. {near}")
+        if not 0 < self.lr < 10 or not 0 <= self.momentum < 1 or self.decay < 0:
+            raise ValueError("--lr must be positive, --momentum in [0, 1), --decay not negative")
+        if self.burn_in is not None and self.burn_in < 0:
+            raise ValueError("--burn-in must not be negative")
+        if not all(0 < m < 1 for m in self.milestones) or list(self.milestones) != sorted(self.milestones):
+            raise ValueError("--milestones must rise between 0 and 1")
+        if not 0 < self.bn_momentum <= 1:
+            raise ValueError("--bn-momentum must be in (0, 1]")
+        parse_anchors(self.anchors)
+        self.augment  # noqa: B018 (complains about its own settings)
+
+    @property
+    def augment(self) -> Augment:
+        """The augmentation these flags describe."""
+        turned = 0.5 if self.any_way_up else 0.0
+        return Augment(
+            jitter=self.jitter,
+            hue=self.hue,
+            saturation=self.saturation,
+            exposure=self.exposure,
+            flip=self.flip,
+            scale=self.zoom,
+            flip_vertical=turned,
+            transpose=turned,
+        )
+
+    def to_plain(self) -> dict[str, Any]:
+        """The configuration as JSON-able values."""
+        return {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> "TrainConfig":
+        """The inverse of `to_plain`; settings that this version does not know are left out."""
+        values: dict[str, Any] = {}
+        for f in dataclasses.fields(cls):
+            if f.name in plain:
+                value = plain[f.name]
+                is_path = f.name in ("data", "weights", "resume", "project")
+                values[f.name] = Path(value) if is_path and value is not None else value
+                if isinstance(value, list):
+                    values[f.name] = tuple(value)
+        return cls(**values)
+
+
+def parse_anchors(text: str) -> tuple[tuple[float, float], ...] | None:
+    """Anchors written as "w,h,w,h,..." in cells; None for "auto" and "preset".
+
+    Raises
+    ------
+    ValueError
+        If they are not pairs of positive numbers.
+    """
+    if text in ("auto", "preset"):
+        return None
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--anchors {text}: give auto, preset, or numbers w,h,w,h,...") from None
+    if len(numbers) % 2 or not all(0 < n < float("inf") for n in numbers):
+        raise ValueError(f"--anchors {text}: needs pairs of positive numbers, in cells")
+    return tuple(zip(numbers[::2], numbers[1::2], strict=True))
+
+
+def make_optimizer(network: nn.Module, lr: float, momentum: float, decay: float) -> torch.optim.SGD:
+    """SGD as Darknet runs it (SPEC 17): weight decay on weights only, not on biases and scales."""
+    weights: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for module in network.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            is_weight = name == "weight" and not isinstance(module, nn.BatchNorm2d)
+            (weights if is_weight else others).append(parameter)
+    groups = [{"params": weights, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum)
+
+
+def update(
+    network: nn.Module, optimizer: torch.optim.Optimizer, losses: Sequence[Tensor], pictures: int, rate: float
+) -> None:
+    """One update from the summed losses of the sub-batches of `pictures` pictures in all.
+
+    Darknet adds up the gradients of a batch and divides by its size, so any batch size and any division
+    into sub-batches trains alike.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.zero_grad(set_to_none=True)
+    for loss in losses:
+        (loss / pictures).backward()
+    optimizer.step()
+
+
+class Progress(NamedTuple):
+    """Where training stands."""
+
+    epoch: int = 0  # epochs begun and finished
+    batch: int = 0  # batches done of the epoch under way
+    step: int = 0  # updates
+    seen: int = 0  # pictures
+    best: float = -1.0  # best mAP so far
+
+
+class TrainResult(NamedTuple):
+    """What `train` leaves behind."""
+
+    folder: Path
+    evaluation: Evaluation  # of the best checkpoint on the val pictures
+    seconds: float
+
+
+def choose_anchors(config: TrainConfig, dataset: Dataset, imgsz: int) -> tuple[tuple[float, float], ...]:
+    """Anchors in cells of 32 pixels, by `config`: given, of the preset, or k-means on the boxes."""
+    given = parse_anchors(config.anchors)
+    if given is not None:
+        return given
+    preset = PRESETS[config.model].region.anchors
+    fractions, sizes = box_shapes(dataset)
+    if config.anchors == "preset" or not len(fractions):
+        return preset
+    wh = box_cells(fractions, sizes, imgsz / 32, config.resize)
+    anchors, _ = iou_kmeans(wh, min(len(preset), len(np.unique(wh, axis=0))), seed=0)
+    return tuple((round(float(w), 4), round(float(h), 4)) for w, h in anchors)
+
+
+def train(config: TrainConfig) -> TrainResult:
+    """Train, evaluate and report, as the command does.
+
+    Parameters
+    ----------
+    config : TrainConfig
+        The settings; ``config.resume`` takes all others but epochs, device and workers from that run.
+
+    Returns
+    -------
+    TrainResult
+
+    Raises
+    ------
+    UserError
+        If data, flags or checkpoints do not fit, or the loss becomes NaN.
+    KeyboardInterrupt
+        On Ctrl-C, after the run was saved so that it can be resumed.
+    """
+    started = time.perf_counter()
+    resumed: Checkpoint | None = None
+    if config.resume is not None:
+        path = config.resume / "last.safetensors" if config.resume.is_dir() else config.resume
+        resumed = load_checkpoint(path)
+        if not resumed.momentum:
+            raise UserError(f"{path}: holds no optimiser state; resume from the run's last.safetensors")
+        config = dataclasses.replace(
+            TrainConfig.from_plain(resumed.config),
+            epochs=config.epochs or resumed.config["epochs"],
+            device=config.device,
+            workers=config.workers,
+            resume=path,
+        )
+    builtin = config.data is None
+    config = dataclasses.replace(
+        config,
+        epochs=config.epochs or (12 if builtin else 100),
+        imgsz=config.imgsz or (192 if builtin else PRESETS[config.model].imgsz),
+    )
+    assert config.epochs is not None and config.imgsz is not None
+    device = pick_device(config.device)
+    complaints = Complaints()
+    train_set, val_set = open_train_val(config.data, resumed.names if resumed else None, complaints)
+    complaints.report()
+
+    torch.manual_seed(config.seed)
+    if resumed:
+        detector = Detector.from_checkpoint(resumed, config.resume or Path())
+        folder = path.parent
+        progress = Progress(**resumed.progress)
+    else:
+        anchors = choose_anchors(config, train_set, config.imgsz)
+        region = dataclasses.replace(
+            PRESETS[config.model].region, anchors=anchors, classes=len(train_set.names), class_map=None
+        )
+        layers = PRESETS[config.model].build(region)
+        detector = Detector.build(layers, train_set.names, config.imgsz, config.resize)
+        if config.weights is not None:
+            print(transfer(detector.network, load_checkpoint(config.weights), config.weights))
+        folder = new_run(config.project, config.name)
+        progress = Progress()
+    detector.config = config.to_plain()
+    detector.to(device)
+    optimizer = make_optimizer(detector.network, config.lr, config.momentum, config.decay)
+    for module in detector.network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = config.bn_momentum
+    if resumed:
+        for name, parameter in detector.network.named_parameters():
+            optimizer.state[parameter]["momentum_buffer"] = resumed.momentum[name].to(device)
+
+    region, names = detector.region, ", ".join(train_set.names)
+    parameters = sum(p.numel() for p in detector.network.parameters())
+    print(
+        f"{config.model}: {parameters / 1e6:.2f} M weights, input {config.imgsz}x{config.imgsz}, on {device}"
+    )
+    print(f"{len(train_set)} train and {len(val_set)} val pictures, {len(train_set.names)} classes: {names}")
+    print("anchors (cells):", "  ".join(f"{w:.2f},{h:.2f}" for w, h in region.anchors))
+    print(f"writing to {folder}" + (f", resumed at step {progress.step}" if resumed else ""), flush=True)
+
+    try:
+        best = _loop(config, detector, optimizer, progress, train_set, val_set, folder)
+    except KeyboardInterrupt:
+        command = f"python -m yolov2.train --resume {shlex.quote(str(folder))}"
+        print(f"\nstopped and saved; go on with: {command}", file=sys.stderr)
+        raise
+    return _report(folder, best, val_set, device, started)
+
+
+def _loop(
+    config: TrainConfig,
+    detector: Detector,
+    optimizer: torch.optim.SGD,
+    progress: Progress,
+    train_set: Dataset,
+    val_set: Dataset,
+    folder: Path,
+) -> float:
+    """All epochs; returns the best mAP."""
+    assert config.epochs is not None and config.imgsz is not None
+    train_set = cached(train_set, CACHE_BYTES, config.imgsz)
+    val_set = cached(val_set, CACHE_BYTES // 4, config.imgsz)
+    drop_last = len(train_set) >= config.batch  # a last batch of one would spoil the batch statistics
+    steps_per_epoch = len(train_set) // config.batch if drop_last else 1
+    total = config.epochs * steps_per_epoch
+    burn_in = min(1000, total // 10) if config.burn_in is None else config.burn_in
+    schedule = Schedule(
+        config.lr,
+        "steps",
+        burn_in,
+        steps=tuple(round(m * total) for m in config.milestones),
+        scales=(config.drop,) * len(config.milestones),
+        max_batches=total,
+    )
+    eval_every = config.eval_every or max(1, config.epochs // 20)
+    complaints = Complaints()
+    network, region = detector.network, detector.region
+    started = time.perf_counter()
+
+    def save(name: str) -> None:
+        state = {
+            f"momentum/{n}": optimizer.state[p]["momentum_buffer"]
+            for n, p in network.named_parameters()
+            if "momentum_buffer" in optimizer.state[p]
+        }
+        detector.save(folder / name, progress._asdict(), state if name.startswith("last") else None)
+
+    per_epoch = steps_per_epoch * config.batch
+    bar = tqdm(total=config.epochs * per_epoch, initial=progress.seen, unit="img", smoothing=0.05)
+    try:
+        while progress.epoch < config.epochs:
+            network.train()
+            parts, pictures, rate = torch.zeros(len(RegionLoss._fields)), 0, 0.0
+            epoch_batches = batches(
+                train_set,
+                config.batch,
+                config.imgsz,
+                config.augment,
+                seed=config.seed,
+                epoch=progress.epoch,
+                shuffle=True,
+                drop_last=drop_last,
+                workers=config.workers,
+                complaints=complaints,
+                resize=config.resize,
+                start=progress.batch,
+            )
+            for batch in epoch_batches:
+                images = batch.images.to(detector.device, memory_format=torch.channels_last)
+                truth = batch.truth.to(detector.device)
+                n = len(images)
+                progress = progress._replace(seen=progress.seen + n)
+                loss = region_loss(network(images), truth, region, progress.seen)
+                values = torch.stack(loss).detach().cpu()
+                if not torch.isfinite(values[0]):
+                    _stop_on_nan(batch, values, progress, folder)
+                rate = learning_rate(schedule, progress.step + 1)
+                update(network, optimizer, [loss.total], n, rate)
+                progress = progress._replace(step=progress.step + 1, batch=progress.batch + 1)
+                parts, pictures = parts + values, pictures + n
+                bar.update(n)
+                shown = dict(zip(("loss", *RegionLoss._fields[1:]), (parts / pictures).tolist(), strict=True))
+                short = {"objectness": "obj", "noobject": "noobj", "classification": "cls"}
+                text = " ".join(f"{short.get(k, k)} {v:.2f}" for k, v in shown.items() if v)
+                bar.set_description_str(f"epoch {progress.epoch + 1}/{config.epochs}", refresh=False)
+                bar.set_postfix_str(text, refresh=False)
+            progress = progress._replace(epoch=progress.epoch + 1, batch=0)
+            complaints.report()
+            map50 = None
+            if progress.epoch % eval_every == 0 or progress.epoch == config.epochs:
+                map50 = evaluate(detector, val_set, progress=False).map50
+                better = map50 > progress.best or not (folder / "best.safetensors").exists()
+                if better:
+                    progress = progress._replace(best=max(map50, progress.best))
+                    save("best.safetensors")
+                mark = "  best so far" if better else ""
+                line = (
+                    f"epoch {progress.epoch}: loss {parts[0] / max(1, pictures):.3f}  mAP {map50:.3f}{mark}"
+                )
+                bar.write(line)
+            save("last.safetensors")
+            row = [progress.epoch, progress.step, progress.seen, rate, *(parts / max(1, pictures)).tolist()]
+            _append(folder / "results.csv", row, map50, time.perf_counter() - started)
+    except KeyboardInterrupt:
+        save("last.safetensors")
+        raise
+    finally:
+        bar.close()
+    return progress.best
+
+
+def _append(path: Path, row: list[float], map50: float | None, seconds: float) -> None:
+    """Add an epoch to results.csv."""
+    fresh = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.writer(file)
+        if fresh:
+            writer.writerow([*COLUMNS, "map50", "seconds"])
+        numbers = [f"{v:.6g}" for v in row]
+        writer.writerow([*numbers, "" if map50 is None else f"{map50:.5f}", f"{seconds:.1f}"])
+
+
+def _stop_on_nan(batch: Batch, values: Tensor, progress: Progress, folder: Path) -> None:
+    """Keep what is needed to find the cause, and stop."""
+    path = folder / "nan_batch.safetensors"
+    save_file({"images": batch.images.contiguous(), "truth": batch.truth, "indices": batch.indices}, path)
+    parts = zip(RegionLoss._fields[1:], values[1:].tolist(), strict=True)
+    bad = ", ".join(name for name, value in parts if not np.isfinite(value))
+    last = folder / "last.safetensors"
+    good = f"the last good checkpoint is {last}" if last.exists() else "no epoch was finished yet"
+    raise UserError(
+        f"step {progress.step + 1}: the loss is {values[0]:g} ({bad}); the batch is in {path}, {good}; "
+        f"try a lower --lr or a longer --burn-in"
+    )
+
+
+def transfer(network: Network, checkpoint: Checkpoint, path: Path) -> str:
+    """Copy every tensor of a checkpoint that fits; returns a line that says how many did.
+
+    Raises
+    ------
+    UserError
+        If none fits: the checkpoint is of another network.
+    """
+    own = network.state_dict()
+    fitting = {k: v for k, v in checkpoint.state.items() if k in own and own[k].shape == v.shape}
+    weights = [k for k in fitting if k.endswith("conv.weight")]
+    if not weights:
+        raise UserError(f"{path}: no layer of it fits this network; give the --model it was trained as")
+    network.load_state_dict(fitting, strict=False)
+    fresh = sum(k.endswith("conv.weight") for k in own) - len(weights)
+    return f"{len(weights)} convolutions from {path}" + (f", {fresh} start afresh" if fresh else "")
+
+
+def _report(folder: Path, best: float, val_set: Dataset, device: torch.device, started: float) -> TrainResult:
+    """Evaluate the best checkpoint; print the table, draw sheet and curves, name the next command."""
+    weights = folder / "best.safetensors"
+    detector = Detector.load(weights, device)
+    evaluation = evaluate(detector, val_set)
+    print(f"\nbest checkpoint on {len(val_set)} val pictures (AP at IoU .5, all points)")
+    print(evaluation.table())
+    val_sheet(detector, val_set).save(folder / "val_sheet.png")
+    plots.training_curves(folder / "results.csv", folder / "curves.png")
+    files = [p for p in ("val_sheet.png", "curves.png", "results.csv") if (folder / p).exists()]
+    print(f"\n{weights}\nalso there: last.safetensors, {', '.join(files)}")
+    seconds = time.perf_counter() - started
+    print(f"{seconds / 60:.1f} minutes; next: {next_command(detector, val_set, weights, folder)}")
+    return TrainResult(folder, evaluation, seconds)
+
+
+def next_command(detector: Detector, dataset: Dataset, weights: Path, folder: Path) -> str:
+    """A detect command that works as it stands: on the data's own pictures, or on drawn ones written out."""
+    path = dataset.items[0].path
+    if path is None:  # the built-in set is in no file: leave some pictures to try
+        target = folder / "pictures"
+        target.mkdir(exist_ok=True)
+        for i in range(min(8, len(dataset))):
+            dataset.picture(i).save(target / f"{dataset.items[i].id}.png")
+    else:
+        target = path.parent
+    return f"python -m yolov2.detect {shlex.quote(str(target))} --weights {shlex.quote(str(weights))}"
+
+
+def val_sheet(detector: Detector, dataset: Dataset, count: int = 12, conf: float = 0.25):
+    """A sheet of val pictures, truths on the left and detections on the right of each pair."""
+    chosen = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int)
+    pictures = [dataset.picture(int(i)) for i in chosen]
+    tiles, captions = [], []
+    for i, picture, found in zip(chosen, pictures, detector(pictures, conf=conf), strict=True):
+        item = dataset.items[int(i)]
+        tiles.append(draw_detections(picture, item.boxes, dataset.names, item.classes))
+        tiles.append(draw_detections(picture, found.boxes, dataset.names, found.classes, found.scores))
+        captions += [f"{item.id}: truth", "found"]
+    return sheet(tiles, columns=6, captions=captions)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
+    train(parse(TrainConfig, argv, "python -m yolov2.train", "Train a YOLOv2 detector."))
+
+
+if __name__ == "__main__":
+    raise SystemExit(run(main))
