@@ -154,10 +154,14 @@ def test_last_label_overwrites_the_slot():
 
 
 def test_squared_error_by_hand():
-    # (1/2)^2 twice, halved; through the softmax: p_j (e_j - sum e p) with e = (1/2, -1/2)
+    # p = (1/4, 3/4) for class 0: e = p - y = (-3/4, 3/4), half its square 9/16; through the softmax
+    # p_j (e_j - sum e p), sum e p = -3/16 + 9/16 = 3/8
     region = replace(ONE, class_loss="squared_error")
-    assert loss(region, labels(QUARTER)).classification == pytest.approx(1 / 4)
-    np.testing.assert_allclose(grad(region, labels(QUARTER))[5:], [0.25, -0.25])
+    pred = zeros(region)
+    pred[0, 6] = np.log(3)
+    truth = labels((0.5, 0.5, 1, 1, 0))
+    assert loss(region, truth, pred).classification == pytest.approx(9 / 16)
+    np.testing.assert_allclose(grad(region, truth, pred)[5:], [-9 / 32, 9 / 32])
 
 
 def test_logistic_labels_add_up():
@@ -190,18 +194,20 @@ def test_second_label_of_a_tree_keeps_other_groups():
 
 
 def test_tree_squared_error_by_hand():
-    # a plant: only the roots count, (2/3)^2 + 2 (1/3)^2; p_j (e_j - sum e p) with e = (1/3, 1/3, -2/3)
+    # a plant, so only the roots count: p = (1/4, 1/4, 1/2), e = (1/4, 1/4, -1/2), sum e p = -1/8
     region = replace(WORDS, class_loss="squared_error")
+    pred = zeros(region)
+    pred[0, 5 + 2] = np.log(2)
     truth = labels((0.5, 0.5, 1, 1, 2))
-    assert loss(region, truth).classification == pytest.approx(6 / 9 / 2)
-    np.testing.assert_allclose(grad(region, truth)[5:], [1 / 9, 1 / 9, -2 / 9] + [0] * 7, atol=1e-15)
+    assert loss(region, truth, pred).classification == pytest.approx((1 / 16 + 1 / 16 + 1 / 4) / 2)
+    np.testing.assert_allclose(grad(region, truth, pred)[5:], [3 / 32, 3 / 32, -6 / 32] + [0] * 7, atol=1e-15)
 
 
 def test_classification_only_image_by_hand():
     # three cells, the middle one believes most: it learns the class, the others that nothing is there;
     # no prior although early, no coordinates, no other label
     pred = zeros(WORDS, 1, 3)
-    pred[0, 4, 0, 1] = 1
+    pred[0, 2:4], pred[0, 4, 0, 1] = 1, 1
     truth = labels((0.2, 0.2, 0.1, 0.1, 3), (999999, 999999, 0, 0, 2))
     got = loss(WORDS, truth, pred, seen=1)
     assert got.classification == pytest.approx(np.log(3))
