@@ -120,6 +120,11 @@ class Grid:
         The responsible box is chosen by the truth's size instead of by overlap.
     object_scale, noobject_scale, class_scale, coord_scale : float
         Weights of the loss terms.
+
+    Raises
+    ------
+    ValueError
+        If a count is not positive, or `forced` has only one box to choose from.
     """
 
     side: int = 7
@@ -133,6 +138,12 @@ class Grid:
     noobject_scale: float = 0.5
     class_scale: float = 1.0
     coord_scale: float = 5.0
+
+    def __post_init__(self):
+        if min(self.side, self.boxes, self.classes) < 1:
+            raise ValueError("side, boxes and classes must be at least 1")
+        if self.forced and self.boxes < 2:
+            raise ValueError("forced: gives small truths to box 1, which needs boxes >= 2")
 
     @property
     def outputs(self) -> int:

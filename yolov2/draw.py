@@ -44,7 +44,7 @@ def draw_detections(
     drawn = picture.convert("RGB") if picture.mode != "RGB" else picture.copy()
     pen = ImageDraw.Draw(drawn)
     width, height = drawn.size
-    line = max(1, round(min(width, height) / 200))
+    line = max(2, round(min(width, height) / 200))
     font = ImageFont.load_default(max(10, round(min(width, height) / 28)))
     boxes, classes = np.asarray(boxes, np.float64).reshape(-1, 4), np.asarray(classes).reshape(-1)
     order = range(len(boxes)) if scores is None else np.argsort(np.asarray(scores), kind="stable").tolist()
@@ -95,17 +95,22 @@ def sheet(
     columns = min(columns, len(tiles))
     rows = -(-len(tiles) // columns)
     fitted = [tile.resize(_fit(tile.size, side), Image.Resampling.LANCZOS) for tile in tiles]
-    cell_w, cell_h = (max(tile.size[axis] for tile in fitted) for axis in (0, 1))
-    step_w, step_h = cell_w + GAP, cell_h + caption_height + GAP
-    page = Image.new("RGB", (columns * step_w + GAP, rows * step_h + GAP), "white")
+    grid = [fitted[row * columns : (row + 1) * columns] for row in range(rows)]
+    cell_w = max(tile.width for tile in fitted)
+    heights = [max(tile.height for tile in row) for row in grid]
+    page_h = sum(heights) + rows * (caption_height + GAP) + GAP
+    page = Image.new("RGB", (columns * (cell_w + GAP) + GAP, page_h), "white")
     pen = ImageDraw.Draw(page)
-    for number, tile in enumerate(fitted):
-        row, column = divmod(number, columns)
-        x, y = GAP + column * step_w, GAP + row * step_h
-        page.paste(tile, (x + (cell_w - tile.width) // 2, y + (cell_h - tile.height) // 2))
-        if captions:
-            middle = (x + cell_w / 2, y + cell_h + caption_height / 2 + 2)
-            pen.text(middle, _shortened(captions[number], font, cell_w), (40, 40, 40), font, anchor="mm")
+    y = GAP
+    for row, cell_h in enumerate(heights):
+        for column, tile in enumerate(grid[row]):
+            x = GAP + column * (cell_w + GAP)
+            page.paste(tile, (x + (cell_w - tile.width) // 2, y + (cell_h - tile.height) // 2))
+            if captions:
+                caption = _shortened(captions[row * columns + column], font, cell_w)
+                middle = (x + cell_w / 2, y + cell_h + caption_height / 2 + 2)
+                pen.text(middle, caption, (40, 40, 40), font, anchor="mm")
+        y += cell_h + caption_height + GAP
     return page
 
 

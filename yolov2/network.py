@@ -122,12 +122,13 @@ class ConnectedBlock(nn.Module):
 
     def __init__(self, layer: Connected, inputs: int, batch_norm: BatchNormForm):
         super().__init__()
-        self.linear = nn.Linear(inputs, layer.outputs)
+        self.linear = nn.Linear(inputs, layer.outputs, bias=not layer.batch_norm)
         norm = DarknetBatchNorm if batch_norm == "darknet" else nn.BatchNorm2d
         self.norm = norm(layer.outputs, eps=1e-5, momentum=0.01) if layer.batch_norm else nn.Identity()
         self.activation = _activation(layer.activation)
-        nn.init.uniform_(self.linear.weight, -((2 / inputs) ** 0.5), (2 / inputs) ** 0.5)
-        nn.init.zeros_(self.linear.bias)
+        nn.init.normal_(self.linear.weight, std=(2 / inputs) ** 0.5)
+        if self.linear.bias is not None:
+            nn.init.zeros_(self.linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.activation(self.norm(self.linear(x.flatten(1))[:, :, None, None]))
@@ -141,7 +142,7 @@ class LocalBlock(nn.Module):
         self.layer, self.out = layer, out
         fan_in = layer.size**2 * channels
         places = out[1] * out[2]
-        self.weight = nn.Parameter(torch.empty(places, layer.filters, fan_in).uniform_(-1, 1) / fan_in**0.5)
+        self.weight = nn.Parameter(torch.randn(places, layer.filters, fan_in) * (2 / fan_in) ** 0.5)
         self.bias = nn.Parameter(torch.zeros(out))
         self.activation = _activation(layer.activation)
 
@@ -248,10 +249,8 @@ def _slots(network: Network) -> list[dict[str, Tensor]]:
                 slots["biases"] = inner.bias
             if isinstance(block.norm, nn.BatchNorm2d):
                 assert block.norm.running_mean is not None and block.norm.running_var is not None
-                slots |= {"scales": block.norm.weight}
+                slots |= {"biases": block.norm.bias, "scales": block.norm.weight}
                 slots |= {"rolling_mean": block.norm.running_mean, "rolling_variance": block.norm.running_var}
-                if isinstance(block, ConvBlock):
-                    slots["biases"] = block.norm.bias
         found.append(slots)
     return found
 

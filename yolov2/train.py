@@ -5,7 +5,7 @@ import dataclasses
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -162,13 +162,21 @@ def make_optimizer(network: nn.Module, lr: float, momentum: float, decay: float)
     return torch.optim.SGD(groups, lr=lr, momentum=momentum)
 
 
-def update(
-    network: nn.Module, optimizer: torch.optim.Optimizer, losses: Sequence[Tensor], pictures: int, rate: float
-) -> None:
-    """One update from the summed losses of the sub-batches of `pictures` pictures in all.
+def update(optimizer: torch.optim.Optimizer, losses: Iterable[Tensor], pictures: int, rate: float) -> None:
+    """One step of the optimiser, as Darknet takes it (SPEC 17).
 
-    Darknet adds up the gradients of a batch and divides by its size, so any batch size and any division
-    into sub-batches trains alike.
+    Parameters
+    ----------
+    optimizer : Optimizer
+        Of `make_optimizer`.
+    losses : iterable of Tensor
+        Loss of every sub-batch, SUMMED over its pictures. A generator may compute each when it is asked for:
+        its graph is freed before the next.
+    pictures : int
+        Pictures of all sub-batches together. Gradients are added up and divided by this, so any batch size
+        and any division into sub-batches trains alike.
+    rate : float
+        Learning rate of this step.
     """
     for group in optimizer.param_groups:
         group["lr"] = rate
@@ -367,7 +375,7 @@ def _loop(
                 if not torch.isfinite(values[0]):
                     _stop_on_nan(batch, values, progress, folder)
                 rate = learning_rate(schedule, progress.step + 1)
-                update(network, optimizer, [loss.total], n, rate)
+                update(optimizer, [loss.total], n, rate)
                 progress = progress._replace(step=progress.step + 1, batch=progress.batch + 1)
                 parts, pictures = parts + values, pictures + n
                 bar.update(n)

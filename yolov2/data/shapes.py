@@ -235,9 +235,8 @@ def _textures(seed: int, split: str, size: int) -> list[Image.Image]:
         angle, waves = rng.uniform(0, math.pi), rng.uniform(10, 32)
         along = x * math.cos(angle) + y * math.sin(angle) + 0.06 * np.sin(5 * x * y)
         across = y * math.cos(angle) - x * math.sin(angle)
-        wave = np.sin(waves * math.pi * along) * np.sin(
-            rng.integers(2) * waves * math.pi * across + math.pi / 2
-        )
+        checks = rng.integers(2)  # 0: the second factor is cos 0
+        wave = np.sin(waves * math.pi * along) * np.cos(checks * waves * math.pi * across)
         patterns.append(_stretched(np.clip(3 * wave, -1, 1)))
     return [Image.fromarray(pattern.clip(0, 255).astype(np.uint8)) for pattern in patterns]
 
@@ -247,7 +246,7 @@ def _stretched(pattern: np.ndarray) -> np.ndarray:
 
 
 def _patch(rng: Rng, textures: list[Image.Image], size: tuple[int, int]) -> Image.Image:
-    """A random piece of a random pattern, turned and mirrored at random."""
+    """A random piece of a random pattern, the right way up or not."""
     texture = textures[rng.integers(len(textures))]
     x, y = (int(rng.integers(0, texture.width - side + 1)) for side in size)
     piece = texture.crop((x, y, x + size[0], y + size[1]))
