@@ -171,6 +171,17 @@ def test_size_may_change_on_the_way_and_the_last_batch_may_go(data):
     assert sizes == [32, 64]
 
 
+@pytest.mark.parametrize("start", [0, 1, 2, 3])
+@pytest.mark.parametrize("workers", [0, 3])
+def test_an_epoch_goes_on_where_it_was_interrupted(data, start, workers):
+    options = {"seed": 1, "shuffle": True, "workers": workers}
+    whole = list(batches(data, 4, 64, Augment(), **options))
+    rest = list(batches(data, 4, 64, Augment(), start=start, **options))
+    assert len(rest) == 3 - start
+    for a, b in zip(whole[start:], rest, strict=True):
+        assert all(torch.equal(p, q) for p, q in zip(a, b, strict=True))
+
+
 def test_unreadable_pictures_are_skipped_or_raise(data, tmp_path):
     missing = Item(
         "x", 9, 9, data.items[0].boxes, data.items[0].classes, data.items[0].difficult, tmp_path / "x.jpg"

@@ -86,12 +86,12 @@ def batches(
     Raises
     ------
     ValueError
-        If `batch` is not positive or `workers` negative.
+        If `batch` is not positive, or `workers` or `start` negative.
     UserError
         If a picture cannot be read and no `complaints` are given.
     """
-    if batch < 1 or workers < 0:
-        raise ValueError(f"batch {batch} must be positive and workers {workers} not negative")
+    if batch < 1 or min(workers, start) < 0:
+        raise ValueError(f"batch {batch} must be positive, workers {workers} and start {start} not negative")
     order = np.arange(len(dataset))
     if shuffle:
         order = np.random.default_rng([seed, epoch]).permutation(order)
@@ -120,10 +120,10 @@ def batches(
     pool = ThreadPoolExecutor(threads, "batches", initializer=torch.set_num_threads, initargs=(1,))
     pending: deque[Future[Batch | None]] = deque()
     try:
-        for number in range(len(groups) + threads):
+        for number in range(start, len(groups) + threads):
             if number < len(groups):
                 pending.append(pool.submit(make, number))
-            if number >= threads and (made := pending.popleft().result()) is not None:
+            if number >= start + threads and (made := pending.popleft().result()) is not None:
                 yield made
     finally:
         # Also reached by Ctrl-C and by a caller that stops early: what has not begun never will.

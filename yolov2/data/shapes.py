@@ -8,7 +8,6 @@ textures of the two differ.
 import math
 from colorsys import hsv_to_rgb
 from functools import lru_cache
-from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageOps
@@ -29,7 +28,7 @@ Rng = np.random.Generator
 Colour = tuple[int, int, int]
 
 
-def shapes(split: Literal["train", "val"], count: int, seed: int = 0, size: int = 192) -> Dataset:
+def shapes(split: str, count: int, seed: int = 0, size: int = 192) -> Dataset:
     """Draw a data set.
 
     Parameters
