@@ -131,6 +131,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     UserError
         If the file is missing, is no checkpoint of this library, or is damaged.
     """
+    if path.is_dir():
+        raise UserError(f"{path}: a folder; name a file in it, e.g. {path / 'best.safetensors'}")
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint; train one with `python -m yolov2.train`")
     try:

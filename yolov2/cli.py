@@ -18,18 +18,28 @@ arguments that have no flag. `option` is `dataclasses.field` with its help text 
 
 import argparse
 import dataclasses
+import signal
 import sys
+import threading
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 from yolov2.errors import UserError
 
 Config = TypeVar("Config")
 
 METAVAR = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a wrong flag in one line, without a screen of all flags above it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; --help lists the flags\n")
 
 
 def option(help: str, default: Any = dataclasses.MISSING, positional: bool = False) -> Any:
@@ -59,7 +69,7 @@ def parse(config_class: type[Config], argv: Sequence[str] | None, prog: str, des
     SystemExit
         Status 0 after ``--help``, 2 for a flag that is unknown, missing or has no meaning.
     """
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=prog,
         description=description,
         allow_abbrev=False,
@@ -100,16 +110,37 @@ def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] 
     Returns
     -------
     int
-        What `main` returns (None is 0), 2 after a UserError, 130 after Ctrl-C.
+        What `main` returns (None is 0), 2 after a UserError or a file that the system refuses, 130 after
+        Ctrl-C.
     """
     try:
         return main(argv) or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # a disk that is full, a folder that may not be written
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130  # 128 + SIGINT, what a shell reports
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold Ctrl-C back until the block is done, so that what it changes changes as a whole."""
+    if threading.current_thread() is not threading.main_thread():  # no other thread is sent signals
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        signal.raise_signal(signal.SIGINT)
 
 
 def _without_none(hint: Any) -> tuple[Any, bool]:

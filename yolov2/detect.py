@@ -4,16 +4,17 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
-from yolov2.draw import draw_detections
 
 from yolov2.cli import option, parse, run
 from yolov2.data.dataset import BROKEN
 from yolov2.detector import Detector, Found, pick_device
+from yolov2.draw import draw_detections
 from yolov2.errors import Complaints, UserError
 from yolov2.runs import new_run, newest_weights
 
@@ -103,8 +104,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     results: list[dict] = []
     taken: set[str] = set()
-    for index, (picture, found) in enumerate(tqdm(stream, "detecting", len(paths), unit="img", delay=2)):
-        path = opened[index]
+    for picture, found in tqdm(stream, "detecting", len(paths), unit="img", delay=2):
+        path = opened[len(results)]
         records = to_records(found, picture.size, detector.names)
         result = {
             "picture": str(path),
@@ -114,7 +115,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         }
         if config.draw:
             # pictures of equal names from several folders must not overwrite each other
-            stem = path.stem if path.stem not in taken else f"{path.stem}-{index}"
+            stems = chain([path.stem], (f"{path.stem}-{number}" for number in count(2)))
+            stem = next(stem for stem in stems if stem not in taken)
             taken.add(stem)
             drawn = draw_detections(picture, found.boxes, detector.names, found.classes, found.scores)
             drawn.save(folder / f"{stem}.png")

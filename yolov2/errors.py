@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 
 
 class UserError(Exception):
@@ -9,6 +10,11 @@ class UserError(Exception):
 
     The commands print it and leave with exit status 2, without a traceback.
     """
+
+
+def shortened(names: Sequence[str], most: int = 5) -> str:
+    """The first names of a list, for a message."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 class Complaints:
@@ -33,7 +39,7 @@ class Complaints:
     def add(self, kind: str, name: object) -> None:
         """Count one problem of `kind`; `name` is the file (and object) it was found in."""
         self.counts[kind] += 1
-        if len(self._named[kind]) < self.NAMED:
+        if len(self._named[kind]) <= self.NAMED:  # one more, so that it shows that there are more
             self._named[kind].append(str(name))
 
     def note(self, line: str) -> None:
@@ -46,8 +52,7 @@ class Complaints:
         """One line per kind of problem, naming the first few; empty when there were none."""
         lines = []
         for kind, count in self.counts.items():
-            more = ", ..." if count > self.NAMED else ""
-            lines.append(f"warning: {kind}: {count} ({', '.join(self._named[kind])}{more})")
+            lines.append(f"warning: {kind}: {count} ({shortened(self._named[kind], self.NAMED)})")
         return "\n".join(lines)
 
     def report(self) -> None:

@@ -2,11 +2,12 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from reference.average_precision import (
@@ -17,10 +18,10 @@ from reference.average_precision import (
     mean_average_precision,
 )
 from yolov2.cli import option, parse, run
-from yolov2.data.dataset import Dataset
+from yolov2.data.dataset import Dataset, Item
 from yolov2.data.sources import open_dataset
 from yolov2.detector import Detector, Found, pick_device
-from yolov2.errors import Complaints, UserError
+from yolov2.errors import Complaints, UserError, shortened
 from yolov2.runs import newest_weights
 
 
@@ -30,7 +31,7 @@ class Evaluation:
 
     names: tuple[str, ...]
     precision: MeanAveragePrecision
-    found: list[Found]  # per picture
+    found: list[Found]  # per picture that can be read
     seconds: float
 
     @property
@@ -49,9 +50,8 @@ class Evaluation:
         return "\n".join(lines)
 
 
-def truth_table(dataset: Dataset) -> TruthTable:
-    """All labelled boxes of a data set, as fractions of their pictures."""
-    items = dataset.items
+def truth_table(items: Sequence[Item]) -> TruthTable:
+    """All labelled boxes of a data set's items, as fractions of their pictures."""
     return TruthTable(
         np.repeat(np.arange(len(items)), [len(item.boxes) for item in items]),
         np.concatenate([item.boxes for item in items] or [np.zeros((0, 4), np.float32)]),
@@ -80,6 +80,7 @@ def evaluate(
     threshold: float | Sequence[float] = 0.5,
     batch: int = 16,
     progress: bool = True,
+    complaints: Complaints | None = None,
 ) -> Evaluation:
     """Detect on every picture of a data set and compare with its truths.
 
@@ -101,6 +102,9 @@ def evaluate(
         Pictures at a time.
     progress : bool
         Show a bar when it takes more than two seconds.
+    complaints : Complaints, optional
+        Counts pictures that cannot be read and leaves them and their truths out. Without it the first one
+        raises.
 
     Returns
     -------
@@ -109,20 +113,35 @@ def evaluate(
     Raises
     ------
     UserError
-        If the class names differ.
+        If the class names differ, or no picture can be read.
     """
     if dataset.names != detector.names:
         raise UserError(
-            f"the weights know {len(detector.names)} classes ({', '.join(detector.names[:5])}...), the data "
-            f"{len(dataset.names)} ({', '.join(dataset.names[:5])}...); evaluate on data of the same classes"
+            f"the weights know {len(detector.names)} classes ({shortened(detector.names)}), the data "
+            f"{len(dataset.names)} ({shortened(dataset.names)}); evaluate on data of the same classes"
         )
     start = time.perf_counter()
-    pictures = (dataset.picture(i) for i in range(len(dataset)))
-    stream = detector.stream(pictures, batch, conf=conf, iou=iou, max_det=max_det)
+    kept: list[Item] = []
+
+    def pictures() -> Iterator[Image.Image]:
+        for i, item in enumerate(dataset.items):
+            try:
+                picture = dataset.picture(i)
+            except UserError:
+                if complaints is None:
+                    raise
+                complaints.add("unreadable pictures left out", item.path)
+            else:
+                kept.append(item)
+                yield picture
+
+    stream = detector.stream(pictures(), batch, conf=conf, iou=iou, max_det=max_det)
     bar = tqdm(stream, "evaluating", len(dataset), leave=False, unit="img", delay=2, disable=not progress)
     found = [f for _, f in bar]
+    if not kept:
+        raise UserError(f"none of the {len(dataset)} pictures can be read, e.g. {dataset.items[0].path}")
     precision = mean_average_precision(
-        detection_table(found), truth_table(dataset), len(dataset.names), threshold, method
+        detection_table(found), truth_table(kept), len(dataset.names), threshold, method
     )
     return Evaluation(dataset.names, precision, found, time.perf_counter() - start)
 
@@ -162,12 +181,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     complaints = Complaints()
     dataset = open_dataset(data, config.split, detector.names, complaints)
     complaints.report()
+    if config.json:  # a mistake in the path must not cost a whole evaluation
+        config.json.parent.mkdir(parents=True, exist_ok=True)
     print(f"{weights} on {len(dataset)} pictures of {data or 'the built-in set'} ({config.split})")
     result = evaluate(
-        detector, dataset, config.conf, config.iou, config.max_det, config.method, batch=config.batch
+        detector,
+        dataset,
+        config.conf,
+        config.iou,
+        config.max_det,
+        config.method,
+        batch=config.batch,
+        complaints=complaints,
     )
+    complaints.report()
     print(result.table())
-    print(f"{len(dataset) / result.seconds:.1f} pictures/s, {config.method}, IoU .5")
+    print(f"{len(result.found) / result.seconds:.1f} pictures/s, {config.method}, IoU .5")
     if config.json:
         per_class = {
             name: None if np.isnan(ap) else ap

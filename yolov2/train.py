@@ -15,7 +15,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
-from yolov2.draw import draw_detections, sheet
 
 from fast.loss import RegionLoss, region_loss
 from reference.kmeans import iou_kmeans
@@ -24,11 +23,12 @@ from yolov2 import plots
 from yolov2.anchors import box_cells, box_shapes
 from yolov2.augment import Augment
 from yolov2.checkpoint import Checkpoint, load_checkpoint
-from yolov2.cli import option, parse, run
-from yolov2.data.dataset import Dataset, cached
+from yolov2.cli import option, parse, run, uninterrupted
+from yolov2.data.dataset import Dataset, cached, verify
 from yolov2.data.loader import Batch, batches
 from yolov2.data.sources import open_train_val
 from yolov2.detector import Detector, pick_device
+from yolov2.draw import draw_detections, sheet
 from yolov2.errors import Complaints, UserError
 from yolov2.evaluate import Evaluation, evaluate
 from yolov2.letterbox import Mode
@@ -37,7 +37,11 @@ from yolov2.presets import PRESETS
 from yolov2.runs import new_run
 
 CACHE_BYTES = 4 << 30  # pictures are kept decoded as long as they fit
-COLUMNS = ("epoch", "step", "seen", "lr", *("loss" if f == "total" else f for f in RegionLoss._fields))
+PARTS = ("loss", *RegionLoss._fields[1:])
+COLUMNS = ("epoch", "step", "seen", "lr", *PARTS)
+# a run goes on as it was begun but for these
+RESUMABLE = ("resume", "data", "epochs", "device", "workers")
+CALMER = "try a lower --lr or a longer --burn-in"
 
 
 @dataclass(frozen=True)
@@ -87,10 +91,15 @@ class TrainConfig:
         if self.imgsz is not None and (self.imgsz < 32 or self.imgsz % 32):
             near = max(32, round(self.imgsz / 32) * 32)
             raise ValueError(f"--imgsz {self.imgsz}: the input must be a multiple of 32, e.g. {near}")
-        if not 0 < self.lr < 10 or not 0 <= self.momentum < 1 or self.decay < 0:
-            raise ValueError("--lr must be positive, --momentum in [0, 1), --decay not negative")
-        if self.burn_in is not None and self.burn_in < 0:
-            raise ValueError("--burn-in must not be negative")
+        if not 0 < self.lr < 10:
+            raise ValueError(f"--lr {self.lr:g}: must lie between 0 and 10")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"--momentum {self.momentum:g}: must be in [0, 1)")
+        if not 0 < self.drop <= 1:
+            raise ValueError(f"--drop {self.drop:g}: must be in (0, 1]")
+        for name in ("decay", "burn_in", "seed", "workers"):
+            if (getattr(self, name) or 0) < 0:
+                raise ValueError(f"--{name.replace('_', '-')} must not be negative")
         if not all(0 < m < 1 for m in self.milestones) or list(self.milestones) != sorted(self.milestones):
             raise ValueError("--milestones must rise between 0 and 1")
         if not 0 < self.bn_momentum <= 1:
@@ -194,6 +203,23 @@ class Progress(NamedTuple):
     step: int = 0  # updates
     seen: int = 0  # pictures
     best: float = -1.0  # best mAP so far
+    parts: tuple[float, ...] = (0.0,) * len(PARTS)  # loss terms of the epoch under way, summed ...
+    pictures: int = 0  # ... over so many pictures
+
+    def after_update(self, pictures: int, parts: Sequence[float]) -> "Progress":
+        """One update on so many pictures later; `parts` are its loss terms."""
+        return self._replace(
+            batch=self.batch + 1,
+            step=self.step + 1,
+            seen=self.seen + pictures,
+            parts=tuple(a + b for a, b in zip(self.parts, parts, strict=True)),
+            pictures=self.pictures + pictures,
+        )
+
+    @property
+    def means(self) -> list[float]:
+        """Loss terms of the epoch under way, per picture."""
+        return [part / max(1, self.pictures) for part in self.parts]
 
 
 class TrainResult(NamedTuple):
@@ -224,7 +250,7 @@ def train(config: TrainConfig) -> TrainResult:
     Parameters
     ----------
     config : TrainConfig
-        The settings; ``config.resume`` takes all others but epochs, device and workers from that run.
+        The settings; ``config.resume`` takes all but those in `RESUMABLE` from that run.
 
     Returns
     -------
@@ -244,9 +270,12 @@ def train(config: TrainConfig) -> TrainResult:
         resumed = load_checkpoint(path)
         if not resumed.momentum:
             raise UserError(f"{path}: holds no optimiser state; resume from the run's last.safetensors")
+        _only_resumable(config)
+        run_config = TrainConfig.from_plain(resumed.config)
         config = dataclasses.replace(
-            TrainConfig.from_plain(resumed.config),
-            epochs=config.epochs or resumed.config["epochs"],
+            run_config,
+            data=config.data or run_config.data,
+            epochs=config.epochs or run_config.epochs,
             device=config.device,
             workers=config.workers,
             resume=path,
@@ -261,6 +290,8 @@ def train(config: TrainConfig) -> TrainResult:
     device = pick_device(config.device)
     complaints = Complaints()
     train_set, val_set = open_train_val(config.data, resumed.names if resumed else None, complaints)
+    if not builtin:  # rather now than after an hour
+        train_set, val_set = verify(train_set, complaints), verify(val_set, complaints)
     complaints.report()
 
     torch.manual_seed(config.seed)
@@ -285,9 +316,11 @@ def train(config: TrainConfig) -> TrainResult:
     for module in detector.network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = config.bn_momentum
-    if resumed:
-        for name, parameter in detector.network.named_parameters():
-            optimizer.state[parameter]["momentum_buffer"] = resumed.momentum[name].to(device)
+    for name, parameter in detector.network.named_parameters():
+        momentum = torch.zeros_like(parameter, requires_grad=False)
+        if resumed:
+            momentum.copy_(resumed.momentum[name])
+        optimizer.state[parameter]["momentum_buffer"] = momentum
 
     region, names = detector.region, ", ".join(train_set.names)
     parameters = sum(p.numel() for p in detector.network.parameters())
@@ -299,12 +332,21 @@ def train(config: TrainConfig) -> TrainResult:
     print(f"writing to {folder}" + (f", resumed at step {progress.step}" if resumed else ""), flush=True)
 
     try:
-        best = _loop(config, detector, optimizer, progress, train_set, val_set, folder)
+        _loop(config, detector, optimizer, progress, train_set, val_set, folder)
     except KeyboardInterrupt:
         command = f"python -m yolov2.train --resume {shlex.quote(str(folder))}"
         print(f"\nstopped and saved; go on with: {command}", file=sys.stderr)
         raise
-    return _report(folder, best, val_set, device, started)
+    return _report(folder, val_set, device, started)
+
+
+def _only_resumable(config: TrainConfig) -> None:
+    """Complain about flags that `config.resume` would leave without effect."""
+    for f in dataclasses.fields(config):
+        if f.name not in RESUMABLE and getattr(config, f.name) != f.default:
+            allowed = ", ".join(f"--{name}" for name in RESUMABLE[1:])
+            flag = f.name.replace("_", "-")
+            raise UserError(f"--{flag}: --resume takes it from the run; leave it out, only {allowed} may change")
 
 
 def _loop(
@@ -315,8 +357,8 @@ def _loop(
     train_set: Dataset,
     val_set: Dataset,
     folder: Path,
-) -> float:
-    """All epochs; returns the best mAP."""
+) -> None:
+    """All epochs."""
     assert config.epochs is not None and config.imgsz is not None
     train_set = cached(train_set, CACHE_BYTES, config.imgsz)
     val_set = cached(val_set, CACHE_BYTES // 4, config.imgsz)
@@ -339,9 +381,7 @@ def _loop(
 
     def save(name: str) -> None:
         state = {
-            f"momentum/{n}": optimizer.state[p]["momentum_buffer"]
-            for n, p in network.named_parameters()
-            if "momentum_buffer" in optimizer.state[p]
+            f"momentum/{n}": optimizer.state[p]["momentum_buffer"] for n, p in network.named_parameters()
         }
         detector.save(folder / name, progress._asdict(), state if name.startswith("last") else None)
 
@@ -350,7 +390,6 @@ def _loop(
     try:
         while progress.epoch < config.epochs:
             network.train()
-            parts, pictures, rate = torch.zeros(len(RegionLoss._fields)), 0, 0.0
             epoch_batches = batches(
                 train_set,
                 config.batch,
@@ -368,45 +407,45 @@ def _loop(
             for batch in epoch_batches:
                 images = batch.images.to(detector.device, memory_format=torch.channels_last)
                 truth = batch.truth.to(detector.device)
-                n = len(images)
-                progress = progress._replace(seen=progress.seen + n)
-                loss = region_loss(network(images), truth, region, progress.seen)
-                values = torch.stack(loss).detach().cpu()
-                if not torch.isfinite(values[0]):
-                    _stop_on_nan(batch, values, progress, folder)
-                rate = learning_rate(schedule, progress.step + 1)
-                update(optimizer, [loss.total], n, rate)
-                progress = progress._replace(step=progress.step + 1, batch=progress.batch + 1)
-                parts, pictures = parts + values, pictures + n
+                with uninterrupted():  # or a resumed run would not be the same run
+                    n = len(images)
+                    loss = region_loss(network(images), truth, region, progress.seen + n)
+                    values = torch.stack(loss).detach().cpu()
+                    if not torch.isfinite(values[0]):
+                        _stop_on_nan(batch, values, progress, folder)
+                    update(optimizer, [loss.total], n, learning_rate(schedule, progress.step + 1))
+                    progress = progress.after_update(n, values.tolist())
                 bar.update(n)
-                shown = dict(zip(("loss", *RegionLoss._fields[1:]), (parts / pictures).tolist(), strict=True))
                 short = {"objectness": "obj", "noobject": "noobj", "classification": "cls"}
-                text = " ".join(f"{short.get(k, k)} {v:.2f}" for k, v in shown.items() if v)
+                shown = zip(PARTS, progress.means, strict=True)
+                text = " ".join(f"{short.get(name, name)} {value:.2f}" for name, value in shown if value)
                 bar.set_description_str(f"epoch {progress.epoch + 1}/{config.epochs}", refresh=False)
                 bar.set_postfix_str(text, refresh=False)
-            progress = progress._replace(epoch=progress.epoch + 1, batch=0)
             complaints.report()
-            map50 = None
-            if progress.epoch % eval_every == 0 or progress.epoch == config.epochs:
+            if not all(p.isfinite().all() for p in network.parameters()):
+                raise UserError(f"step {progress.step}: the weights overflowed; {_kept(folder)}; {CALMER}")
+            epoch, means, map50 = progress.epoch + 1, progress.means, None
+            if epoch % eval_every == 0 or epoch == config.epochs:
                 map50 = evaluate(detector, val_set, progress=False).map50
-                better = map50 > progress.best or not (folder / "best.safetensors").exists()
-                if better:
-                    progress = progress._replace(best=max(map50, progress.best))
-                    save("best.safetensors")
-                mark = "  best so far" if better else ""
-                line = (
-                    f"epoch {progress.epoch}: loss {parts[0] / max(1, pictures):.3f}  mAP {map50:.3f}{mark}"
-                )
-                bar.write(line)
-            save("last.safetensors")
-            row = [progress.epoch, progress.step, progress.seen, rate, *(parts / max(1, pictures)).tolist()]
-            _append(folder / "results.csv", row, map50, time.perf_counter() - started)
+            with uninterrupted():
+                progress = progress._replace(epoch=epoch, batch=0, parts=Progress().parts, pictures=0)
+                if map50 is not None:
+                    # a tie goes to the longer training; so does NaN, where val has no truths
+                    better = not map50 < progress.best or not (folder / "best.safetensors").exists()
+                    if better:
+                        progress = progress._replace(best=map50)
+                        save("best.safetensors")
+                    mark = "  best so far" if better else ""
+                    bar.write(f"epoch {epoch}: loss {means[0]:.3f}  mAP {map50:.3f}{mark}")
+                save("last.safetensors")
+                row = [epoch, progress.step, progress.seen, learning_rate(schedule, progress.step), *means]
+                _append(folder / "results.csv", row, map50, time.perf_counter() - started)
     except KeyboardInterrupt:
-        save("last.safetensors")
+        with uninterrupted():
+            save("last.safetensors")
         raise
     finally:
         bar.close()
-    return progress.best
 
 
 def _append(path: Path, row: list[float], map50: float | None, seconds: float) -> None:
@@ -424,14 +463,18 @@ def _stop_on_nan(batch: Batch, values: Tensor, progress: Progress, folder: Path)
     """Keep what is needed to find the cause, and stop."""
     path = folder / "nan_batch.safetensors"
     save_file({"images": batch.images.contiguous(), "truth": batch.truth, "indices": batch.indices}, path)
-    parts = zip(RegionLoss._fields[1:], values[1:].tolist(), strict=True)
+    parts = zip(PARTS[1:], values[1:].tolist(), strict=True)
     bad = ", ".join(name for name, value in parts if not np.isfinite(value))
-    last = folder / "last.safetensors"
-    good = f"the last good checkpoint is {last}" if last.exists() else "no epoch was finished yet"
     raise UserError(
-        f"step {progress.step + 1}: the loss is {values[0]:g} ({bad}); the batch is in {path}, {good}; "
-        f"try a lower --lr or a longer --burn-in"
+        f"step {progress.step + 1}: the loss is {values[0]:g} ({bad}); the batch is in {path}, "
+        f"{_kept(folder)}; {CALMER}"
     )
+
+
+def _kept(folder: Path) -> str:
+    """What a run that went wrong leaves to its user."""
+    last = folder / "last.safetensors"
+    return f"the last good checkpoint is {last}" if last.exists() else "no epoch was finished yet"
 
 
 def transfer(network: Network, checkpoint: Checkpoint, path: Path) -> str:
@@ -452,7 +495,7 @@ def transfer(network: Network, checkpoint: Checkpoint, path: Path) -> str:
     return f"{len(weights)} convolutions from {path}" + (f", {fresh} start afresh" if fresh else "")
 
 
-def _report(folder: Path, best: float, val_set: Dataset, device: torch.device, started: float) -> TrainResult:
+def _report(folder: Path, val_set: Dataset, device: torch.device, started: float) -> TrainResult:
     """Evaluate the best checkpoint; print the table, draw sheet and curves, name the next command."""
     weights = folder / "best.safetensors"
     detector = Detector.load(weights, device)
@@ -469,16 +512,14 @@ def _report(folder: Path, best: float, val_set: Dataset, device: torch.device, s
 
 
 def next_command(detector: Detector, dataset: Dataset, weights: Path, folder: Path) -> str:
-    """A detect command that works as it stands: on the data's own pictures, or on drawn ones written out."""
-    path = dataset.items[0].path
-    if path is None:  # the built-in set is in no file: leave some pictures to try
-        target = folder / "pictures"
-        target.mkdir(exist_ok=True)
+    """A detect command that works as it stands: on pictures of the data, or on drawn ones written out."""
+    targets = [item.path for item in dataset.items[:3] if item.path is not None]
+    if not targets:  # the built-in set is in no file: leave some pictures to try
+        targets = [folder / "pictures"]
+        targets[0].mkdir(exist_ok=True)
         for i in range(min(8, len(dataset))):
-            dataset.picture(i).save(target / f"{dataset.items[i].id}.png")
-    else:
-        target = path.parent
-    return f"python -m yolov2.detect {shlex.quote(str(target))} --weights {shlex.quote(str(weights))}"
+            dataset.picture(i).save(targets[0] / f"{dataset.items[i].id}.png")
+    return shlex.join(["python", "-m", "yolov2.detect", *map(str, targets), "--weights", str(weights)])
 
 
 def val_sheet(detector: Detector, dataset: Dataset, count: int = 12, conf: float = 0.25):

@@ -149,7 +149,7 @@ def verify(dataset: Dataset, complaints: Complaints) -> Dataset:
     good = []
     for item in tqdm(dataset.items, desc="checking pictures", unit="", delay=2, leave=False):
         try:
-            open_picture(item)
+            open_picture(item, at_least=(1, 1))  # reads every byte, but makes a small picture of a JPEG
         except UserError:
             complaints.add("unreadable pictures left out", item.path)
         else:

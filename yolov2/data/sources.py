@@ -21,7 +21,8 @@ def open_dataset(
     data : Path, optional
         A folder in Pascal VOC's layout; None is the built-in set, drawn by the program.
     split : str
-        "train", "val", "test".
+        "train", "val", "test". Where a folder has no val its test takes that place, and where it has neither,
+        every tenth training picture is val and left out of train; either is announced on stderr.
     names : tuple of str, optional
         Class names in order; None takes those of the data.
     complaints : Complaints, optional
@@ -37,7 +38,11 @@ def open_dataset(
         If there is no such data or split, or it has other classes.
     """
     if data is not None:
-        return read_voc(data, split, names, complaints)
+        collected = complaints or Complaints()
+        dataset = _open_folder(data, split, names, collected)
+        if complaints is None:
+            collected.report()
+        return dataset
     if split != "train" and split != "val":
         raise UserError(f"the built-in set has no split {split!r}; choose train or val")
     return shapes(split, SHAPES_COUNT[split])
@@ -46,27 +51,38 @@ def open_dataset(
 def open_train_val(
     data: Path | None, names: tuple[str, ...] | None, complaints: Complaints
 ) -> tuple[Dataset, Dataset]:
-    """The training pictures and those to evaluate on while training.
-
-    Where a folder has no val split its test split takes that place, and where it has neither, every tenth
-    training picture is held out; either is announced on stderr.
+    """The training pictures and those to evaluate on while training: splits train and val of `open_dataset`.
 
     Raises
     ------
     UserError
-        As `open_dataset`, or if one of the two would be empty.
+        As `open_dataset`.
     """
-    if data is None:
-        return open_dataset(None, "train"), open_dataset(None, "val")
+    if data is not None and _lacks_val(data):
+        return _hold_out(data, names, complaints)
     train = open_dataset(data, "train", names, complaints)
-    splits = splits_available(data)
-    for split in ("val", "test"):
-        if split in splits:
-            if split == "test":
-                complaints.note(f"{data}: no val split, its test split is evaluated while training")
-            return train, open_dataset(data, split, train.names, complaints)
-    if len(train) < 2:
+    return train, open_dataset(data, "val", train.names, complaints)
+
+
+def _open_folder(data: Path, split: str, names: tuple[str, ...] | None, complaints: Complaints) -> Dataset:
+    if split in ("train", "val") and _lacks_val(data):
+        return _hold_out(data, names, complaints)[split == "val"]
+    if split == "val" and "val" not in splits_available(data):
+        complaints.note(f"{data}: no val split, its test split takes that place")
+        split = "test"
+    return read_voc(data, split, names, complaints)
+
+
+def _lacks_val(data: Path) -> bool:
+    """Whether the folder has nothing but training pictures."""
+    return not {"val", "test"} & set(splits_available(data))
+
+
+def _hold_out(data: Path, names: tuple[str, ...] | None, complaints: Complaints) -> tuple[Dataset, Dataset]:
+    """The training pictures without every tenth of them, and those."""
+    everything = read_voc(data, "train", names, complaints)
+    if len(everything) < 2:
         raise UserError(f"{data}: one picture cannot be split into train and val; add pictures")
     complaints.note(f"{data}: no val split, every tenth training picture is held out")
-    kept = [item for i, item in enumerate(train.items) if i % 10]
-    return replace(train, items=kept), replace(train, items=train.items[::10])
+    kept = [item for i, item in enumerate(everything.items) if i % 10]
+    return replace(everything, items=kept), replace(everything, items=everything.items[::10])

@@ -33,7 +33,7 @@ import numpy as np
 from PIL import Image
 
 from yolov2.data.dataset import BROKEN, Dataset, Item
-from yolov2.errors import Complaints, UserError
+from yolov2.errors import Complaints, UserError, shortened
 
 PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
@@ -245,7 +245,7 @@ def _item(source: _Source, index: dict[str, int], complaints: Complaints) -> Ite
         if name not in index:
             raise UserError(
                 f"{source.annotation}: class {name!r} is not among the {len(index)} known ones "
-                f"({', '.join(list(index)[:5])}, ...); correct the <name> or add the class"
+                f"({shortened(list(index))}); correct the <name> or add the class"
             )
         box = _box(corners, width, height, float(official), f"{source.annotation} ({name})", complaints)
         if box:
