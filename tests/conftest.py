@@ -1,9 +1,12 @@
 """What every test sees: Hypothesis settings fit for slow, noisy machines, and a header that says what ran."""
 
+import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from tests.commands import TINY, command, make_voc
 from tests.golden import GOLDEN
+from yolov2 import train
 
 # examples are counted, not timed: two shared cores are no stopwatch
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -15,3 +18,17 @@ def pytest_report_header():
     """Name the proofs that this machine can run."""
     golden = f"golden numbers in {GOLDEN}" if GOLDEN.is_dir() else f"GOLDEN NUMBERS ABSENT ({GOLDEN})"
     return f"backends: torch {torch.__version__} (cpu); {golden}"
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory):
+    """A data set of six and two pictures of 64 pixels; not to be changed."""
+    return make_voc(tmp_path_factory.mktemp("data") / "blocks")
+
+
+@pytest.fixture(scope="session")
+def small_run(small_data, tmp_path_factory):
+    """The folder of a finished run on `small_data`; not to be changed."""
+    project = tmp_path_factory.mktemp("runs")
+    assert command(train.main, "--data", small_data, "--project", project, *TINY) == 0
+    return project / "train"

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -345,8 +346,10 @@ def _only_resumable(config: TrainConfig) -> None:
     for f in dataclasses.fields(config):
         if f.name not in RESUMABLE and getattr(config, f.name) != f.default:
             allowed = ", ".join(f"--{name}" for name in RESUMABLE[1:])
-            flag = f.name.replace("_", "-")
-            raise UserError(f"--{flag}: --resume takes it from the run; leave it out, only {allowed} may change")
+            raise UserError(
+                f"--{f.name.replace('_', '-')}: --resume takes it from the run; leave it out, only {allowed} "
+                "may change"
+            )
 
 
 def _loop(
@@ -385,7 +388,7 @@ def _loop(
         }
         detector.save(folder / name, progress._asdict(), state if name.startswith("last") else None)
 
-    per_epoch = steps_per_epoch * config.batch
+    per_epoch = steps_per_epoch * config.batch if drop_last else len(train_set)
     bar = tqdm(total=config.epochs * per_epoch, initial=progress.seen, unit="img", smoothing=0.05)
     try:
         while progress.epoch < config.epochs:
@@ -478,20 +481,26 @@ def _kept(folder: Path) -> str:
 
 
 def transfer(network: Network, checkpoint: Checkpoint, path: Path) -> str:
-    """Copy every tensor of a checkpoint that fits; returns a line that says how many did.
+    """Copy the layers from the first one up to where the networks differ, as Darknet seeds a detector.
+
+    Returns
+    -------
+    str
+        A line that says how many convolutions that are.
 
     Raises
     ------
     UserError
-        If none fits: the checkpoint is of another network.
+        If there is none: the checkpoint is of another network.
     """
-    own = network.state_dict()
-    fitting = {k: v for k, v in checkpoint.state.items() if k in own and own[k].shape == v.shape}
-    weights = [k for k in fitting if k.endswith("conv.weight")]
+    pairs = zip(network.layers, checkpoint.layers, strict=False)
+    common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    shared = {k: v for k, v in checkpoint.state.items() if int(k.split(".")[1]) < common}  # blocks.INDEX.
+    weights = [k for k in shared if k.endswith("conv.weight")]
     if not weights:
-        raise UserError(f"{path}: no layer of it fits this network; give the --model it was trained as")
-    network.load_state_dict(fitting, strict=False)
-    fresh = sum(k.endswith("conv.weight") for k in own) - len(weights)
+        raise UserError(f"{path}: is of another network; give the --model it was trained as")
+    network.load_state_dict(shared, strict=False)
+    fresh = sum(k.endswith("conv.weight") for k in network.state_dict()) - len(weights)
     return f"{len(weights)} convolutions from {path}" + (f", {fresh} start afresh" if fresh else "")
 
 
