@@ -117,10 +117,9 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     try:
         save_file(tensors, partial, metadata)
         partial.replace(path)
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror}); free some space or use --project"
-        ) from None
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written ({error}); free some space or use --project") from None
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

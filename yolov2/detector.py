@@ -100,7 +100,10 @@ class Detector:
     def from_checkpoint(cls, checkpoint: Checkpoint, path: Path) -> "Detector":
         """The detector described by a checkpoint that was read from `path`."""
         c = checkpoint
-        detector = cls.build(c.layers, c.names, c.imgsz, c.resize, c.config)
+        try:
+            detector = cls.build(c.layers, c.names, c.imgsz, c.resize, c.config)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:  # a wrong bit in a record
+            raise UserError(f"{path}: damaged checkpoint ({error}); use another one") from None
         load_state(detector.network, checkpoint, path)
         detector.network.eval()
         return detector
