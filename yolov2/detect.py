@@ -89,9 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             try:
                 with Image.open(path) as file:
                     picture = file.convert("RGB")
-            except BROKEN as error:
-                if len(paths) == 1:
-                    raise UserError(f"{path}: cannot be read as a picture ({error})") from None
+            except BROKEN:
                 complaints.add("pictures cannot be read and were left out", path)
             else:
                 opened.append(path)
@@ -126,14 +124,16 @@ def main(argv: Sequence[str] | None = None) -> None:
             summary = ", ".join(f"{r['class']} {r['score']:.2f}" for r in records) or "nothing found"
             tqdm.write(f"{path}: {summary}")
     seconds = time.perf_counter() - start
+    if not results:
+        folder.rmdir()
+        what = paths[0] if len(paths) == 1 else f"all {len(paths)} files, e.g. {paths[0]}"
+        raise UserError(f"{what}: cannot be read as a picture")
     (folder / "detections.json").write_text(
         json.dumps(
             {"weights": str(weights), "conf": config.conf, "iou": config.iou, "pictures": results}, indent=1
         )
     )
     complaints.report()
-    if not results:
-        raise UserError(f"none of the {len(paths)} pictures can be read")
     boxes = sum(len(r["detections"]) for r in results)
     print(
         f"{boxes} objects in {len(results)} pictures, {len(results) / seconds:.1f} pictures/s; see {folder}"

@@ -1,0 +1,168 @@
+"""python -m yolov2.evaluate: the numbers are those of the data, whoever asks, and mistakes are one line."""
+
+import json
+import re
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from tests.commands import TINY, add_picture, annotation, assert_refused, command, make_voc
+from yolov2 import train
+from yolov2.data.sources import open_dataset
+from yolov2.detector import Found
+from yolov2.errors import UserError
+from yolov2.evaluate import detection_table, evaluate, main, truth_table
+
+
+def oracle(dataset, change=lambda boxes, scores, classes: (boxes, scores, classes)):
+    """A detector that knows the truths, and what `change` makes of them."""
+
+    def stream(pictures, batch, **_):
+        for picture, item in zip(pictures, dataset.items, strict=True):
+            found = change(item.boxes, np.ones(len(item.boxes), np.float32), item.classes)
+            yield picture, Found(*found)
+
+    return SimpleNamespace(names=dataset.names, stream=stream)
+
+
+class TestNumbers:
+    @pytest.fixture
+    def dataset(self, small_data):
+        return open_dataset(small_data, "train")
+
+    def test_truths_found_exactly(self, dataset):
+        result = evaluate(oracle(dataset), dataset)
+        assert result.map50 == 1 and result.precision.per_class.tolist() == [1, 1]
+        assert len(result.found) == 6
+
+    def test_nothing_found(self, dataset):
+        result = evaluate(oracle(dataset, lambda b, s, c: (b[:0], s[:0], c[:0])), dataset)
+        assert result.map50 == 0
+
+    def test_right_boxes_of_the_wrong_class(self, dataset):
+        assert evaluate(oracle(dataset, lambda b, s, c: (b, s, 1 - c)), dataset).map50 == 0
+
+    def test_one_class_of_two(self, dataset):
+        result = evaluate(oracle(dataset, lambda b, s, c: (b[c == 1], s[c == 1], c[c == 1])), dataset)
+        assert result.precision.per_class.tolist() == [0, 1] and result.map50 == 0.5
+        assert result.table().split() == [
+            *("class", "truths", "AP"),
+            *("blue", "3", "0.000"),
+            *("red", "3", "1.000"),
+            *("mean", "6", "0.500"),
+        ]
+
+    def test_tables(self, dataset):
+        truths = truth_table(dataset.items)
+        assert truths.picture.tolist() == [0, 1, 2, 3, 4, 5] and truths.boxes.shape == (6, 4)
+        found = [
+            Found(np.ones((n, 4), np.float32), np.ones(n, np.float32), np.zeros(n, int)) for n in (2, 0, 1)
+        ]
+        assert detection_table(found).picture.tolist() == [0, 0, 2]
+        assert detection_table([]).boxes.shape == truth_table([]).boxes.shape == (0, 4)
+
+    def test_class_without_truths_has_no_precision(self, dataset):
+        kept = [item for item in dataset.items if item.classes[0] == 1]
+        some = type(dataset)(dataset.names, kept)
+        result = evaluate(oracle(some), some)
+        assert result.map50 == 1 and re.search(r"^blue +0 +-$", result.table(), re.MULTILINE)
+
+    def test_other_names(self, dataset):
+        other = type(dataset)(("cat",), dataset.items)
+        with pytest.raises(UserError, match=r"the weights know 2 classes \(blue, red\), the data 1 \(cat\)"):
+            evaluate(oracle(dataset), other)
+
+
+class TestCommand:
+    def test_repeats_what_training_reported(self, small_data, tmp_path, capsys, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        assert command(train.main, "--data", small_data, *TINY) == 0
+        reported = capsys.readouterr().out
+        assert command(main) == 0  # newest run, its data, val
+        out = capsys.readouterr().out
+        table = out[out.index("class") : out.index("\n", out.index("mean"))]
+        assert table in reported and str(small_data) in out
+
+    def test_json(self, small_run, tmp_path):
+        path = tmp_path / "new" / "numbers.json"
+        assert command(main, "--weights", small_run / "best.safetensors", "--json", path) == 0
+        numbers = json.loads(path.read_text())
+        assert set(numbers["per_class"]) == {"blue", "red"} and 0 <= numbers["map50"] <= 1
+
+    def test_another_split_and_method(self, small_run, capsys):
+        flags = ("--weights", small_run / "best.safetensors", "--split", "train", "--method", "coco101")
+        assert command(main, *flags, "--batch", "4") == 0
+        out = capsys.readouterr().out
+        assert "on 6 pictures" in out and "coco101" in out
+
+    def test_held_out_pictures_are_those_of_training(self, small_run, tmp_path, capsys):
+        make_voc(tmp_path / "data", train=11, val=0)
+        assert command(main, "--weights", small_run / "best.safetensors", "--data", tmp_path / "data") == 0
+        captured = capsys.readouterr()
+        assert "on 2 pictures" in captured.out and "every tenth" in captured.err
+
+    def test_truncated_picture_is_left_out(self, small_data, small_run, tmp_path, capsys):
+        shutil.copytree(small_data, tmp_path / "data")
+        picture = add_picture(tmp_path / "data" / "val", "torn", [("red", (5, 5, 40, 40))], ".jpg")
+        picture.write_bytes(picture.read_bytes()[:-500])
+        assert command(main, "--weights", small_run / "best.safetensors", "--data", tmp_path / "data") == 0
+        captured = capsys.readouterr()
+        assert f"warning: unreadable pictures left out: 1 ({picture})" in captured.err
+        assert re.search(r"^mean +2 ", captured.out, re.MULTILINE)  # nor do its truths count
+
+
+class TestRefused:
+    def flags(self, run, *more):
+        return ("--weights", run / "best.safetensors", *more)
+
+    def test_unknown_class(self, small_run, tmp_path, capsys):
+        data = make_voc(tmp_path / "data")
+        (data / "val" / "val0.xml").write_text(annotation([("dragon", (1, 1, 30, 30))]))
+        names = ("val0.xml", "'dragon'", "(blue, red)")
+        assert_refused(capsys, main, *self.flags(small_run, "--data", data), names=names)
+
+    def test_weights_of_other_classes(self, small_run, capsys, monkeypatch):
+        """Trained on a folder, evaluated on the built-in pictures."""
+        monkeypatch.setattr("yolov2.evaluate.open_dataset", lambda *_: open_dataset(None, "val"))
+        monkeypatch.setattr("yolov2.data.sources.SHAPES_COUNT", {"val": 2})
+        line = assert_refused(capsys, main, *self.flags(small_run), names=("(blue, red)",))
+        assert "same classes" in line
+
+    def test_missing_data(self, small_run, tmp_path, capsys):
+        gone = tmp_path / "gone"
+        assert_refused(capsys, main, *self.flags(small_run, "--data", gone), names=(gone, "--data"))
+
+    def test_missing_split(self, small_run, capsys):
+        assert_refused(
+            capsys, main, *self.flags(small_run, "--split", "tset"), names=("'tset'", "train, val")
+        )
+
+    def test_all_pictures_truncated(self, small_data, small_run, tmp_path, capsys):
+        shutil.copytree(small_data, tmp_path / "data")
+        for picture in (tmp_path / "data" / "val").glob("*.png"):
+            picture.write_bytes(picture.read_bytes()[:200])
+        flags = self.flags(small_run, "--data", tmp_path / "data")
+        assert_refused(capsys, main, *flags, names=("none of the 2 pictures", "val0.png"))
+
+    def test_no_run_yet(self, tmp_path, capsys, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        assert_refused(capsys, main, names=("runs", "--weights"))
+
+    def test_missing_weights(self, tmp_path, capsys):
+        assert_refused(
+            capsys, main, "--weights", tmp_path / "no.safetensors", names=("no.safetensors", "train")
+        )
+
+    @pytest.mark.parametrize(
+        "flags",
+        [("--conf", "2"), ("--iou", "-0.1"), ("--batch", "0"), ("--max-det", "0"), ("--method", "best")],
+    )
+    def test_wrong_value(self, capsys, flags):
+        assert_refused(capsys, main, *flags, names=(flags[0],))
+
+    def test_json_that_cannot_be_written(self, small_run, tmp_path, capsys):
+        (tmp_path / "file").write_text("")
+        flags = self.flags(small_run, "--json", tmp_path / "file" / "numbers.json")
+        assert_refused(capsys, main, *flags, names=(tmp_path / "file",))
