@@ -6,9 +6,12 @@ from reference.wordtree import IGNORED
 
 
 def logistic(x: np.ndarray) -> np.ndarray:
-    """1 / (1 + exp(-x)) ; e is never raised to a positive power, so nothing overflows."""
-    e = np.exp(-np.abs(x))
-    return np.where(x >= 0, 1, e) / (1 + e)
+    """1 / (1 + exp(-x)) in float64, rounded once to the dtype of `x`, as in C (SPEC 0).
+
+    e is never raised to a positive power, so nothing overflows.
+    """
+    e = np.exp(-np.abs(x), dtype=np.float64)
+    return (np.where(x >= 0, 1, e) / (1 + e)).astype(x.dtype)
 
 
 ACTIVATIONS = {

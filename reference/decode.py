@@ -85,8 +85,13 @@ def decode_activated(output: np.ndarray, region: Region) -> Decoded:
     a_w, a_h = np.array(region.anchors, dtype=slots.dtype).T[..., None, None]  # (A, 1, 1) each, in cells
     p_x, p_y, t_w, t_h = np.moveaxis(slots[..., :4], -1, 0)
     with np.errstate(over="ignore"):  # a size too large for the dtype is infinite, as in C
-        boxes = [(col + p_x) / W, (row + p_y) / H, a_w * np.exp(t_w) / W, a_h * np.exp(t_h) / H]
-    return Decoded(np.stack(boxes, axis=-1), slots[..., 4], slots[..., 5:])
+        # C's exp returns a double, so sizes are rounded to float32 once, at the end
+        width, height = (
+            (np.exp(t, dtype=np.float64) * a / n).astype(slots.dtype)
+            for t, a, n in ((t_w, a_w, W), (t_h, a_h, H))
+        )
+    boxes = np.stack([(col + p_x) / W, (row + p_y) / H, width, height], axis=-1)
+    return Decoded(boxes, slots[..., 4], slots[..., 5:])
 
 
 def decode(pred: np.ndarray, region: Region) -> Decoded:

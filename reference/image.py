@@ -150,7 +150,8 @@ def undo_letterbox(boxes: np.ndarray, picture: Size, network: Size, relative: bo
     margin = (net - inner) / 2 / net
     unit = np.ones(2) if relative else np.array(picture, float)
     scale, offset = unit * net / inner, np.concatenate([margin, np.zeros(2)])
-    return (boxes - offset.astype(boxes.dtype)) * np.tile(scale, 2).astype(boxes.dtype)
+    # in float64 and rounded once: C's constants are doubles
+    return ((boxes - offset) * np.tile(scale, 2)).astype(boxes.dtype)
 
 
 def _sample(image: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:

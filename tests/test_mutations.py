@@ -58,8 +58,8 @@ MUTATIONS = [
     (
         "rows and columns of the grid swapped",
         "decode",
-        "np.exp(t_w) / W, a_h * np.exp(t_h) / H",
-        "np.exp(t_w) / H, a_h * np.exp(t_h) / W",
+        "(t_w, a_w, W), (t_h, a_h, H)",
+        "(t_w, a_w, H), (t_h, a_h, W)",
         "test_decode.test_box_by_hand",
     ),
     (

@@ -1,4 +1,4 @@
-"""Print a line per golden group: cases, quantities compared, worst error. Exit status 1 if any is too large."""
+"""Print a line per golden group: cases, comparisons, worst error. Exit status 1 if one is too large."""
 
 import sys
 
