@@ -1,0 +1,258 @@
+"""The oracle chain: the torch network against the NumPy one, and both against a trained network's numbers."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import fast.detect
+import reference.detect
+from reference.image import undo_letterbox
+from reference.layers import (
+    AvgPool,
+    Connected,
+    Conv,
+    Dropout,
+    Grid,
+    Local,
+    MaxPool,
+    Reorg,
+    Route,
+    Softmax,
+    output_shapes,
+)
+from reference.network import forward
+from reference.region import Region, WordTree
+from tests.golden import DATA
+from yolov2.cfg import read_cfg
+from yolov2.detector import Detector
+from yolov2.network import Network, get_parameters, load_parameters
+from yolov2.weights import initial_parameters, parameter_shapes, read_weights
+
+REGION = Region(((1.0, 1.5), (2.0, 0.5)), 3)
+TREE = WordTree(("a", "b", "c", "d", "e"), (-1, -1, 0, 0, 0))
+TO_REGION = Conv(REGION.channels, 1, batch_norm=False, activation="linear")
+
+NETWORKS = {
+    "odd sizes and pools": (
+        [Conv(4), MaxPool(), Conv(6, 1), MaxPool(2, 1), MaxPool(3, 2), Conv(5, 5, 2), MaxPool(2, 2, 0)],
+        (3, 29, 23),
+    ),
+    "every activation": (
+        [
+            Conv(4, activation=a, batch_norm=b)
+            for a in ("leaky", "relu", "logistic", "linear")
+            for b in (1, 0)
+        ],
+        (2, 6, 5),
+    ),
+    "groups, strides, borders": (
+        [
+            Conv(6, 3, 2, 1),
+            Conv(6, 3, 1, groups=3),
+            Conv(4, 2, 1, 0, groups=2),
+            Conv(4, 1, 1, 2, batch_norm=False),
+        ],
+        (3, 11, 9),
+    ),
+    "passthrough, Darknet's order": (
+        [Conv(4), MaxPool(), Conv(8), Route((-3,)), Conv(4, 1), Reorg(2), Route((-1, -4)), TO_REGION, REGION],
+        (3, 12, 8),
+    ),
+    "passthrough, textbook order": (
+        [Conv(3), Reorg(2, order="space_to_depth"), Conv(4), Route((0,)), Conv(4, 3, 2), Route((-1, 2, 1))],
+        (3, 12, 8),
+    ),
+    "reorg by 3": ([Conv(9), Reorg(3)], (3, 9, 6)),
+    "reverse reorg": ([Conv(8), Reorg(2, reverse=True), Conv(2)], (3, 5, 4)),
+    "classifier": (
+        [Conv(7), Conv(5, 1, batch_norm=False, activation="linear"), AvgPool(), Softmax()],
+        (3, 5, 7),
+    ),
+    "classifier on a tree": ([Conv(5), AvgPool(), Softmax(TREE)], (3, 5, 7)),
+    "connected": (
+        [
+            Conv(3),
+            Connected(9, "leaky"),
+            Connected(8, "relu", batch_norm=True),
+            Dropout(),
+            Connected(4, "logistic"),
+        ],
+        (3, 4, 5),
+    ),
+    "YOLOv1": ([Conv(4), Local(3), Dropout(0.9), Connected(54), Grid(3, 1, 1)], (3, 6, 7)),
+    "local, no border": ([Local(4, 3, 2, 0, "relu"), Local(2, 1, 1, 0, "linear")], (2, 7, 9)),
+}
+
+
+def random_parameters(layers, shape, seed=0):
+    """Parameters of which none is left at 0 or 1."""
+    rng = np.random.default_rng(seed)
+    parameters = initial_parameters(layers, shape, rng)
+    for arrays in parameters:
+        for name in arrays:
+            if name in ("scales", "rolling_variance"):
+                arrays[name] = rng.uniform(0.5, 2, arrays[name].shape).astype(np.float32)
+            elif name != "weights":
+                arrays[name] = rng.normal(0, 0.5, arrays[name].shape).astype(np.float32)
+    return parameters
+
+
+def before_head(layers, outputs):
+    """What a torch network returns: the output in front of the record that interprets it."""
+    return outputs[-2 if isinstance(layers[-1], Region | Softmax | Grid) else -1]
+
+
+@pytest.mark.parametrize("form", ["darknet", "cudnn"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_torch_equals_the_oracle(name, form):
+    layers, shape = NETWORKS[name]
+    parameters = random_parameters(layers, shape)
+    network = Network(layers, shape, form).eval()
+    load_parameters(network, parameters)
+    x = np.random.default_rng(1).normal(size=(2, *shape)).astype(np.float32)
+    outputs = forward(layers, parameters, x, form)
+    assert [y.shape[1:] for y in outputs] == [tuple(s) for s in output_shapes(layers, shape)]
+    want = before_head(layers, outputs)
+    with torch.inference_mode():
+        for layout in (torch.contiguous_format, torch.channels_last):
+            got = network(torch.from_numpy(x).to(memory_format=layout)).numpy()
+            # float32 sums of a few hundred terms, in another order
+            np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5 * np.abs(want).max())
+
+
+def test_the_two_forms_of_batch_norm_differ():
+    """Or the test above would prove nothing about them: a small variance tells them apart."""
+    layers, shape = [Conv(2, activation="linear")], (1, 4, 4)
+    parameters = random_parameters(layers, shape)
+    parameters[0]["rolling_variance"][:] = 1e-5
+    x = torch.rand(1, *shape)
+    found = []
+    for form in ("darknet", "cudnn"):
+        network = Network(layers, shape, form).eval()
+        load_parameters(network, parameters)
+        found.append(network(x).detach())
+    assert not torch.allclose(*found, rtol=0.1)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_parameters_come_back(name):
+    layers, shape = NETWORKS[name]
+    parameters = random_parameters(layers, shape)
+    network = Network(layers, shape)
+    load_parameters(network, parameters)
+    again = get_parameters(network)
+    for index, (got, want) in enumerate(zip(again, parameters, strict=True)):
+        assert got.keys() == want.keys() == parameter_shapes(layers, shape)[index].keys()
+        for key in want:
+            np.testing.assert_array_equal(got[key].reshape(want[key].shape), want[key])
+            got[key][:] = 0  # a copy, not a view
+    np.testing.assert_array_equal(
+        get_parameters(network)[0]["weights"].ravel(), parameters[0]["weights"].ravel()
+    )
+
+
+def test_missing_parameters_keep_their_values():
+    layers, shape = NETWORKS["classifier"]
+    network = Network(layers, shape)
+    before = get_parameters(network)
+    load_parameters(network, [random_parameters(layers, shape)[0], {}, {}, {}])
+    np.testing.assert_array_equal(get_parameters(network)[1]["weights"], before[1]["weights"])
+
+
+@pytest.mark.parametrize("wrong", [{"weights": np.zeros(5)}, {"offsets": np.zeros(7)}])
+def test_parameters_that_do_not_fit(wrong):
+    network = Network(*NETWORKS["classifier"])
+    with pytest.raises(ValueError, match=r"layer 0: .* does not fit"):
+        load_parameters(network, [wrong, {}, {}, {}])
+
+
+def test_layers_that_do_not_fit():
+    with pytest.raises(ValueError, match=r"layer 1 \(Region\).*needs 16 channels"):
+        Network([Conv(15), REGION], (3, 8, 8))
+
+
+def test_head_and_stride():
+    layers, shape = NETWORKS["passthrough, Darknet's order"]
+    network = Network(layers, shape)
+    assert network.head is REGION and network.stride == 2
+    assert Network([Conv(3)], (3, 8, 8)).head is None
+
+
+def test_any_size_of_picture():
+    """A network built for one size takes others, as multi-scale training needs."""
+    layers, shape = NETWORKS["passthrough, Darknet's order"]
+    network, parameters = Network(layers, shape, "darknet").eval(), random_parameters(layers, shape)
+    load_parameters(network, parameters)
+    x = np.random.default_rng(2).normal(size=(1, 3, 6, 14)).astype(np.float32)
+    want = before_head(layers, forward(layers, parameters, x))
+    np.testing.assert_allclose(network(torch.from_numpy(x)).detach().numpy(), want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """Configuration, parameters and golden numbers of trial3."""
+    folder = DATA / "yolo-lite"
+    if not folder.is_dir():
+        pytest.skip(f"TRAINED NETWORK ABSENT ({folder}): the oracle chain ends at random parameters")
+    config = read_cfg(folder / "tiny-yolov2-trial3.cfg")
+    path = folder / "tiny-yolov2-trial3.weights"
+    header, parameters = read_weights(path, config.layers, config.net.input_shape)
+    assert (header.unfilled_layers, header.leftover_bytes) == (0, 0)
+    with np.load(folder / "trial3_golden.npz") as golden:
+        return config, parameters, dict(golden)
+
+
+SIZES = {"dog": (768, 576), "person": (640, 424)}  # width, height in pixels
+
+
+@pytest.mark.parametrize("picture", SIZES)
+class TestTrial3:
+    """A really trained network of the family: its layers and detections as Darknet computes them."""
+
+    def test_oracle(self, trained, picture):
+        config, parameters, golden = trained
+        outputs = forward(config.layers, parameters, golden[f"{picture}_input"][None])
+        for index in (9, 10, 11, 12):
+            want = golden[f"{picture}_layer{index}"]
+            np.testing.assert_allclose(outputs[index].ravel(), want, atol=1e-4)
+        self.check(reference.detect.detect(outputs[11], config.layers[-1], 0.24, 0.3), golden, picture)
+
+    def test_torch(self, trained, picture):
+        config, parameters, golden = trained
+        network = Network(config.layers, config.net.input_shape, "darknet").eval()
+        load_parameters(network, parameters)
+        with torch.inference_mode():
+            raw = network(torch.from_numpy(golden[f"{picture}_input"][None]))
+        np.testing.assert_allclose(raw.numpy().ravel(), golden[f"{picture}_layer11"], atol=1e-4)
+        found = fast.detect.detect(raw, config.layers[-1], 0.24, 0.3)
+        self.check(type(found)(*(part.numpy() for part in found)), golden, picture)
+
+    def test_from_the_picture_file(self, trained, picture):
+        """The product's own path: Pillow, letterbox, network, NMS, boxes in the picture.
+
+        Pillow's JPEG decoder and its antialiasing differ from Darknet's, so the scores do a little.
+        """
+        config, parameters, golden = trained
+        names = (DATA / "darknet" / "data" / "voc.names").read_text().split()
+        detector = Detector.build(config.layers, tuple(names), config.net.width)
+        load_parameters(detector.network, parameters)
+        with Image.open(DATA / "darknet" / "data" / f"{picture}.jpg") as file:
+            (found,) = detector([file.convert("RGB")], conf=0.24, iou=0.3)
+        sure = golden[f"{picture}_dets"]
+        sure = sure[sure[:, 1] > 0.4]
+        assert len(sure) >= 2
+        for label, score, *box in sure:
+            same = np.flatnonzero(found.classes == label)
+            near = same[np.abs(found.boxes[same] - box).max(axis=1) < 0.05]
+            assert len(near) and np.abs(found.scores[near] - score).min() < 0.1
+
+    def check(self, found, golden, picture):
+        """The detections on one picture against golden rows of class, score, box in the picture."""
+        want = golden[f"{picture}_dets"]
+        want = want[np.argsort(-want[:, 1], kind="stable")]
+        n = int(found.count[0])
+        assert found.classes[0, :n].tolist() == want[:, 0].tolist()
+        np.testing.assert_allclose(found.scores[0, :n], want[:, 1], atol=1e-4)
+        boxes = undo_letterbox(found.boxes[0, :n], SIZES[picture], (224, 224))
+        np.testing.assert_allclose(boxes, want[:, 2:], atol=1e-4)
