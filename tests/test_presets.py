@@ -46,7 +46,7 @@ def test_totals(name, side, bflop, learnable, stored):
 
 
 def test_one_layer_by_hand():
-    # 3x3 over 2 channels, 4 filters, on 5x6: 4 * 18 weights used at 30 places; 4 biases, 4 scales, 8 statistics
+    # 3x3 over 2 channels, 4 filters, on 5x6: 72 weights used at 30 places; 4 biases, 4 scales, 8 statistics
     (row,) = summary([Conv(4)], (2, 6, 5))
     assert row[1:] == ((4, 6, 5), 2 * 72 * 30, 72 + 8, 72 + 16)
     # two groups see one channel each; the bias is all there is beside the weights
