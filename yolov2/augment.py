@@ -114,7 +114,9 @@ def augment(
     # Darknet changes the colours after placing, so the exposure also changes the grey canvas.
     canvas = torch.full((3, net_h, net_w), min(GREY * exposure, 1.0))
     view = canvas[:, top : top + placed.shape[1], left : left + placed.shape[2]]
-    view.copy_(distort(placed.mul_(1 / 255), hue, saturation, exposure))
+    placed.mul_(1 / 255)
+    unchanged = (hue, saturation, exposure) == (0, 1, 1)
+    view.copy_(placed if unchanged else distort(placed, hue, saturation, exposure))
 
     boxes = place(boxes, (new_w / net_w, new_h / net_h), (x / net_w, y / net_h))
     if rng.random() < options.flip:

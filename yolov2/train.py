@@ -51,13 +51,13 @@ class TrainConfig:
 
     model: str = option(f"which network: {', '.join(PRESETS)}", default="nano")
     data: Path | None = option("folder in Pascal VOC layout; none is the built-in set", default=None)
-    epochs: int | None = option("times over the data; none is 12 (built-in) or 100 (folder)", default=None)
-    batch: int = option("pictures per update", default=16)
-    imgsz: int | None = option("side of the input in pixels; none is 192 (built-in) or 416", default=None)
+    epochs: int | None = option("times over the data; none is 8 (built-in) or 100 (folder)", default=None)
+    batch: int = option("pictures per update", default=8)
+    imgsz: int | None = option("side of the input in pixels; none is 160 (built-in) or 416", default=None)
     anchors: str = option("auto (k-means on the data), preset, or w,h,w,h,... in cells", default="auto")
     weights: Path | None = option("start from this checkpoint instead of random weights", default=None)
     resume: Path | None = option("go on with this run (its folder or last.safetensors)", default=None)
-    lr: float = option("learning rate", default=0.001)
+    lr: float | None = option("learning rate; none is 0.01 for nano, 0.001 for the others", default=None)
     momentum: float = option("momentum", default=0.9)
     decay: float = option("weight decay, on convolution weights only", default=0.0005)
     burn_in: int | None = option("updates of rising rate; none is 1000 or a tenth of all", default=None)
@@ -66,10 +66,13 @@ class TrainConfig:
     )
     drop: float = option("factor of each drop", default=0.1)
     bn_momentum: float = option("share of a batch in the rolling batch-norm statistics", default=0.01)
-    jitter: float = option("augmentation: aspect and place, as a fraction of the picture", default=0.2)
-    hue: float = option("augmentation: hue shift, as a fraction of the circle", default=0.1)
-    saturation: float = option("augmentation: saturation factor", default=1.5)
-    exposure: float = option("augmentation: brightness factor", default=1.5)
+    jitter: float | None = option(
+        "augmentation: aspect and place, as a fraction of the picture; none is the model's, 0.1 (built-in)",
+        default=None,
+    )
+    hue: float | None = option("augmentation: hue shift; none is 0.1, 0 (built-in)", default=None)
+    saturation: float | None = option("augmentation: factor; none is 1.5, 1 (built-in)", default=None)
+    exposure: float | None = option("augmentation: factor; none is 1.5, 1 (built-in)", default=None)
     zoom: tuple[float, float] = option("augmentation: range of zoom", default=(1.0, 1.0))
     flip: float = option("augmentation: probability of a mirrored picture", default=0.5)
     any_way_up: bool = option(
@@ -79,7 +82,7 @@ class TrainConfig:
     eval_every: int | None = option("epochs between evaluations; none is a twentieth of all", default=None)
     seed: int = option("seed of weights, order and augmentation", default=0)
     device: str = option("cpu, cuda, cuda:1, ... or auto", default="auto")
-    workers: int = option("threads that make batches", default=1)
+    workers: int | None = option("threads that make batches; none is 0 (CPU) or 4 (GPU)", default=None)
     project: Path = option("runs are kept in this folder", default=Path("runs"))
     name: str = option("name of the run", default="train")
 
@@ -92,7 +95,7 @@ class TrainConfig:
         if self.imgsz is not None and (self.imgsz < 32 or self.imgsz % 32):
             near = max(32, round(self.imgsz / 32) * 32)
             raise ValueError(f"--imgsz {self.imgsz}: the input must be a multiple of 32, e.g. {near}")
-        if not 0 < self.lr < 10:
+        if self.lr is not None and not 0 < self.lr < 10:
             raise ValueError(f"--lr {self.lr:g}: must lie between 0 and 10")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"--momentum {self.momentum:g}: must be in [0, 1)")
@@ -108,20 +111,34 @@ class TrainConfig:
         parse_anchors(self.anchors)
         self.augment  # noqa: B018 (complains about its own settings)
 
+    def resolved(self, device: torch.device) -> "TrainConfig":
+        """The same configuration with every "none" replaced by what it stands for."""
+        preset, builtin = PRESETS[self.model], self.data is None
+        # the built-in pictures vary by themselves; colour and heavy jitter would only slow learning down
+        meaning: dict[str, Any] = {
+            "epochs": 8 if builtin else 100,
+            "imgsz": 160 if builtin else preset.imgsz,
+            "lr": preset.lr,
+            "jitter": 0.1 if builtin else preset.jitter,
+            "hue": 0.0 if builtin else 0.1,
+            "saturation": 1.0 if builtin else 1.5,
+            "exposure": 1.0 if builtin else 1.5,
+            # on a CPU a second thread would take from the network what it brings
+            "workers": 0 if device.type == "cpu" else 4,
+        }
+        missing = {name: value for name, value in meaning.items() if getattr(self, name) is None}
+        return dataclasses.replace(self, **missing)
+
     @property
     def augment(self) -> Augment:
         """The augmentation these flags describe."""
         turned = 0.5 if self.any_way_up else 0.0
-        return Augment(
-            jitter=self.jitter,
-            hue=self.hue,
-            saturation=self.saturation,
-            exposure=self.exposure,
-            flip=self.flip,
-            scale=self.zoom,
-            flip_vertical=turned,
-            transpose=turned,
-        )
+        settings = {
+            name: getattr(self, name)
+            for name in ("jitter", "hue", "saturation", "exposure", "flip")
+            if getattr(self, name) is not None
+        }
+        return Augment(**settings, scale=self.zoom, flip_vertical=turned, transpose=turned)
 
     def to_plain(self) -> dict[str, Any]:
         """The configuration as JSON-able values."""
@@ -281,17 +298,12 @@ def train(config: TrainConfig) -> TrainResult:
             workers=config.workers,
             resume=path,
         )
-    builtin = config.data is None
-    config = dataclasses.replace(
-        config,
-        epochs=config.epochs or (12 if builtin else 100),
-        imgsz=config.imgsz or (192 if builtin else PRESETS[config.model].imgsz),
-    )
-    assert config.epochs is not None and config.imgsz is not None
     device = pick_device(config.device)
+    config = config.resolved(device)
+    assert config.imgsz is not None and config.lr is not None
     complaints = Complaints()
     train_set, val_set = open_train_val(config.data, resumed.names if resumed else None, complaints)
-    if not builtin:  # rather now than after an hour
+    if config.data is not None:  # rather now than after an hour
         train_set, val_set = verify(train_set, complaints), verify(val_set, complaints)
     complaints.report()
 
@@ -363,6 +375,7 @@ def _loop(
 ) -> None:
     """All epochs."""
     assert config.epochs is not None and config.imgsz is not None
+    assert config.lr is not None and config.workers is not None
     train_set = cached(train_set, CACHE_BYTES, config.imgsz)
     val_set = cached(val_set, CACHE_BYTES // 4, config.imgsz)
     drop_last = len(train_set) >= config.batch  # a last batch of one would spoil the batch statistics

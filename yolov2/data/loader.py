@@ -1,4 +1,4 @@
-"""Batches for training: pictures and padded truths, made in background threads."""
+"""Batches for training: pictures and padded truths, made ahead in threads where that helps."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -69,8 +69,9 @@ def batches(
     drop_last : bool
         Leave out a last batch that is not full.
     workers : int
-        Threads making batches; 0 is one, which still overlaps with the caller's work. Pillow and torch let
-        go of the interpreter's lock where it counts.
+        Threads making batches ahead of the caller; Pillow and torch let go of the interpreter's lock where
+        it counts. 0 makes each when it is asked for, which is faster where the caller's own work already
+        keeps every core busy (two cores, nano at 160: 3.9 ms a picture against 4.8 with one thread).
     complaints : Complaints, optional
         Counts pictures that cannot be read. Without it the first one raises.
     resize : {"letterbox", "stretch"}
@@ -114,16 +115,18 @@ def batches(
                 complaints.add("unreadable pictures skipped", dataset.items[index].path)
         return collate(samples) if samples else None
 
+    if workers == 0:
+        yield from filter(None, map(make, range(start, len(groups))))
+        return
     # One torch thread per worker (the setting is the thread's own): the caller's network has the others, and
     # OpenMP teams that wait for a busy core make a picture ten times as slow.
-    threads = max(1, workers)
-    pool = ThreadPoolExecutor(threads, "batches", initializer=torch.set_num_threads, initargs=(1,))
+    pool = ThreadPoolExecutor(workers, "batches", initializer=torch.set_num_threads, initargs=(1,))
     pending: deque[Future[Batch | None]] = deque()
     try:
-        for number in range(start, len(groups) + threads):
+        for number in range(start, len(groups) + workers):
             if number < len(groups):
                 pending.append(pool.submit(make, number))
-            if number >= start + threads and (made := pending.popleft().result()) is not None:
+            if number >= start + workers and (made := pending.popleft().result()) is not None:
                 yield made
     finally:
         # Also reached by Ctrl-C and by a caller that stops early: what has not begun never will.

@@ -16,10 +16,10 @@ from yolov2.data.dataset import Dataset, Item
 
 NAMES = ("circle", "square", "triangle", "star", "cross", "ring")
 SPLITS = {"train": 0, "val": 1}
-MOST_OBJECTS = 6
-SMALLEST, LARGEST = 0.125, 0.57  # longer side of a shape, as a fraction of the picture
-VISIBLE = 0.6  # at least this share of every shape stays in sight
-CONTRAST = 80.0  # least distance of a shape's colour from what it lies on, in RGB of 0..255
+MOST_OBJECTS = 5
+SMALLEST, LARGEST = 0.22, 0.6  # longer side of a shape, as a fraction of the picture
+VISIBLE = 0.8  # at least this share of every shape stays in sight
+CONTRAST = 100.0  # least distance of a shape's colour from what it lies on, in RGB of 0..255
 SMOOTH = 3  # shapes are drawn this many times larger, then averaged down
 
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
@@ -28,7 +28,7 @@ Rng = np.random.Generator
 Colour = tuple[int, int, int]
 
 
-def shapes(split: str, count: int, seed: int = 0, size: int = 192) -> Dataset:
+def shapes(split: str, count: int, seed: int = 0, size: int = 160) -> Dataset:
     """Draw a data set.
 
     Parameters
@@ -45,7 +45,7 @@ def shapes(split: str, count: int, seed: int = 0, size: int = 192) -> Dataset:
     Returns
     -------
     Dataset
-        Six classes, 1 to 6 shapes per picture. A box is tight around the pixels of its shape in sight.
+        Six classes, 1 to 5 shapes per picture. A box is tight around the pixels of its shape in sight.
         Pictures are kept in memory, 3 size^2 bytes each.
 
     Raises
@@ -158,7 +158,7 @@ def _outline(rng: Rng, name: str) -> np.ndarray:
 def _masks(rng: Rng, name: str, size: int) -> tuple[Image.Image, Image.Image | None]:
     """Masks (mode L, cropped) of a whole shape and of what its border leaves free; None without a border."""
     points = _outline(rng, name)
-    # Uniform in the logarithm: as many shapes between 24 and 48 pixels as between 48 and 96.
+    # Uniform in the logarithm: as many shapes between 40 and 60 pixels as between 60 and 90.
     side = size * math.exp(rng.uniform(math.log(SMALLEST), math.log(LARGEST)))
     low, high = points.min(0), points.max(0)
     unit = SMOOTH * side / (high - low).max()
@@ -269,7 +269,7 @@ def _background(rng: Rng, textures: list[Image.Image], size: int) -> Image.Image
     ground = Image.blend(layer(), layer(), rng.uniform(0.15, 0.5))
     canvas = ground.resize((2 * size, 2 * size), Image.Resampling.NEAREST)
     pen = ImageDraw.Draw(canvas)
-    for _ in range(rng.integers(4, 14)):
+    for _ in range(rng.integers(3, 10)):
         _clutter(rng, pen, 2 * size)
     return canvas.reduce(2)
 

@@ -8,7 +8,7 @@ from yolov2.data.shapes import shapes
 from yolov2.data.voc import read_voc, splits_available
 from yolov2.errors import Complaints, UserError
 
-SHAPES_COUNT = {"train": 2000, "val": 300}
+SHAPES_COUNT = {"train": 3000, "val": 300}
 
 
 def open_dataset(
