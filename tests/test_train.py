@@ -6,6 +6,9 @@ import re
 import shlex
 import shutil
 import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -138,6 +141,26 @@ class TestSameBits:
         assert words[:3] == ["python", "-m", "yolov2.train"]
         assert command(yolov2.train.main, *words[3:]) == 0
         assert_same_run(small_run, tmp_path / "train")
+
+    def test_ctrl_c_in_a_shell(self, small_data, tmp_path):
+        """A real process, a real signal."""
+        words = [sys.executable, "-m", "yolov2.train", "--data", small_data, "--project", tmp_path, *TINY]
+        process = subprocess.Popen(
+            [*words, "--epochs", "9999"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            # as in a shell's foreground, however these tests were started
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+        patience = time.monotonic() + 60
+        while not (tmp_path / "train" / "results.csv").exists() and time.monotonic() < patience:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 130
+        hint = f"stopped and saved; go on with: python -m yolov2.train --resume {tmp_path / 'train'}"
+        assert hint in err and err.endswith("\ninterrupted\n") and "Traceback" not in err
 
     def test_resumed_for_more_epochs(self, small_run, tmp_path, capsys):
         shutil.copytree(small_run, tmp_path / "copy")
