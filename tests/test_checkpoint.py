@@ -15,7 +15,7 @@ from reference.region import Region, WordTree
 from yolov2.checkpoint import Checkpoint, from_plain, load_checkpoint, save_checkpoint, to_plain
 from yolov2.detector import Detector
 from yolov2.errors import UserError
-from yolov2.train import TrainConfig
+from yolov2.train_config import TrainConfig
 
 REGION = Region(((1.0, 2.0), (0.5, 0.25)), 3)
 LAYERS = [

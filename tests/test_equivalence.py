@@ -41,7 +41,9 @@ def close(got: torch.Tensor, want: np.ndarray, dtype) -> None:
     assert tuple(got.shape) == want.shape
     finite = np.abs(want[np.isfinite(want)])
     scale = max(1.0, finite.max(initial=0.0))
-    np.testing.assert_allclose(got.detach().numpy(), want, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype] * scale)
+    np.testing.assert_allclose(
+        got.detach().numpy(), want, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype] * scale
+    )
 
 
 @DTYPES

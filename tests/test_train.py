@@ -24,7 +24,9 @@ from yolov2.checkpoint import load_checkpoint
 from yolov2.data.sources import open_train_val
 from yolov2.detector import Detector
 from yolov2.errors import Complaints, UserError
-from yolov2.train import TrainConfig, make_optimizer, parse_anchors, train, update
+from yolov2.optimizer import make_optimizer, update
+from yolov2.train import train
+from yolov2.train_config import TrainConfig, parse_anchors
 
 
 def results(folder):

@@ -110,8 +110,8 @@ def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] 
     Returns
     -------
     int
-        What `main` returns (None is 0), 2 after a UserError or a file that the system refuses, 130 after
-        Ctrl-C.
+        What `main` returns (None is 0), 2 after a UserError, a file that the system refuses or too little
+        memory on the device, 130 after Ctrl-C.
     """
     try:
         return main(argv) or 0
@@ -121,6 +121,11 @@ def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] 
     except OSError as error:  # a disk that is full, a folder that may not be written
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        if "out of memory" not in str(error):
+            raise
+        print("error: the device is out of memory; try a smaller --batch or --imgsz", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

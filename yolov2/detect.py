@@ -8,7 +8,7 @@ from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from yolov2.cli import option, parse, run
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for path in paths:
             try:
                 with Image.open(path) as file:
-                    picture = file.convert("RGB")
+                    picture = ImageOps.exif_transpose(file).convert("RGB")  # a phone's picture, upright
             except BROKEN:
                 complaints.add("pictures cannot be read and were left out", path)
             else:

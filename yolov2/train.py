@@ -5,11 +5,10 @@ import dataclasses
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,197 +19,29 @@ from tqdm import tqdm
 from fast.loss import RegionLoss, region_loss
 from reference.kmeans import iou_kmeans
 from reference.schedule import Schedule, learning_rate
-from yolov2 import plots
 from yolov2.anchors import box_cells, box_shapes
-from yolov2.augment import Augment
 from yolov2.checkpoint import Checkpoint, load_checkpoint
-from yolov2.cli import option, parse, run, uninterrupted
+from yolov2.cli import parse, run, uninterrupted
 from yolov2.data.dataset import Dataset, cached, verify
 from yolov2.data.loader import Batch, batches
 from yolov2.data.sources import open_train_val
 from yolov2.detector import Detector, pick_device
-from yolov2.draw import draw_detections, sheet
 from yolov2.errors import Complaints, UserError
 from yolov2.evaluate import Evaluation, evaluate
-from yolov2.letterbox import Mode
 from yolov2.network import Network
+from yolov2.optimizer import make_optimizer, update
 from yolov2.presets import PRESETS
+from yolov2.report import report
 from yolov2.runs import new_run
+from yolov2.train_config import TrainConfig, parse_anchors
 
 CACHE_BYTES = 4 << 30  # pictures are kept decoded as long as they fit
 PARTS = ("loss", *RegionLoss._fields[1:])
 COLUMNS = ("epoch", "step", "seen", "lr", *PARTS)
 # a run goes on as it was begun but for these
 RESUMABLE = ("resume", "data", "epochs", "device", "workers")
+REFRESH = 0.2 if sys.stderr.isatty() else 20.0  # seconds; a log file wants few lines
 CALMER = "try a lower --lr or a longer --burn-in"
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Flags of ``python -m yolov2.train``."""
-
-    model: str = option(f"which network: {', '.join(PRESETS)}", default="nano")
-    data: Path | None = option("folder in Pascal VOC layout; none is the built-in set", default=None)
-    epochs: int | None = option("times over the data; none is 8 (built-in) or 100 (folder)", default=None)
-    batch: int = option("pictures per update", default=8)
-    imgsz: int | None = option("side of the input in pixels; none is 160 (built-in) or 416", default=None)
-    anchors: str = option("auto (k-means on the data), preset, or w,h,w,h,... in cells", default="auto")
-    weights: Path | None = option("start from this checkpoint instead of random weights", default=None)
-    resume: Path | None = option("go on with this run (its folder or last.safetensors)", default=None)
-    lr: float | None = option("learning rate; none is 0.01 for nano, 0.001 for the others", default=None)
-    momentum: float = option("momentum", default=0.9)
-    decay: float = option("weight decay, on convolution weights only", default=0.0005)
-    burn_in: int | None = option("updates of rising rate; none is 1000 or a tenth of all", default=None)
-    milestones: tuple[float, ...] = option(
-        "shares of training after which the rate drops", default=(0.7, 0.9)
-    )
-    drop: float = option("factor of each drop", default=0.1)
-    bn_momentum: float = option("share of a batch in the rolling batch-norm statistics", default=0.01)
-    jitter: float | None = option(
-        "augmentation: aspect and place, as a fraction of the picture; none is the model's, 0.1 (built-in)",
-        default=None,
-    )
-    hue: float | None = option("augmentation: hue shift; none is 0.1, 0 (built-in)", default=None)
-    saturation: float | None = option("augmentation: factor; none is 1.5, 1 (built-in)", default=None)
-    exposure: float | None = option("augmentation: factor; none is 1.5, 1 (built-in)", default=None)
-    zoom: tuple[float, float] = option("augmentation: range of zoom", default=(1.0, 1.0))
-    flip: float = option("augmentation: probability of a mirrored picture", default=0.5)
-    any_way_up: bool = option(
-        "augmentation: also upside down and turned (cells, aerial views)", default=False
-    )
-    resize: Mode = option("how pictures meet the input: letterbox or stretch", default="letterbox")
-    eval_every: int | None = option("epochs between evaluations; none is a twentieth of all", default=None)
-    seed: int = option("seed of weights, order and augmentation", default=0)
-    device: str = option("cpu, cuda, cuda:1, ... or auto", default="auto")
-    workers: int | None = option("threads that make batches; none is 0 (CPU) or 4 (GPU)", default=None)
-    project: Path = option("runs are kept in this folder", default=Path("runs"))
-    name: str = option("name of the run", default="train")
-
-    def __post_init__(self):
-        if self.model not in PRESETS:
-            raise ValueError(f"--model {self.model}: choose one of {', '.join(PRESETS)}")
-        for name in ("epochs", "batch", "eval_every"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
-        if self.imgsz is not None and (self.imgsz < 32 or self.imgsz % 32):
-            near = max(32, round(self.imgsz / 32) * 32)
-            raise ValueError(f"--imgsz {self.imgsz}: the input must be a multiple of 32, e.g. {near}")
-        if self.lr is not None and not 0 < self.lr < 10:
-            raise ValueError(f"--lr {self.lr:g}: must lie between 0 and 10")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"--momentum {self.momentum:g}: must be in [0, 1)")
-        if not 0 < self.drop <= 1:
-            raise ValueError(f"--drop {self.drop:g}: must be in (0, 1]")
-        for name in ("decay", "burn_in", "seed", "workers"):
-            if (getattr(self, name) or 0) < 0:
-                raise ValueError(f"--{name.replace('_', '-')} must not be negative")
-        if not all(0 < m < 1 for m in self.milestones) or list(self.milestones) != sorted(self.milestones):
-            raise ValueError("--milestones must rise between 0 and 1")
-        if not 0 < self.bn_momentum <= 1:
-            raise ValueError("--bn-momentum must be in (0, 1]")
-        parse_anchors(self.anchors)
-        self.augment  # noqa: B018 (complains about its own settings)
-
-    def resolved(self, device: torch.device) -> "TrainConfig":
-        """The same configuration with every "none" replaced by what it stands for."""
-        preset, builtin = PRESETS[self.model], self.data is None
-        # the built-in pictures vary by themselves; colour and heavy jitter would only slow learning down
-        meaning: dict[str, Any] = {
-            "epochs": 8 if builtin else 100,
-            "imgsz": 160 if builtin else preset.imgsz,
-            "lr": preset.lr,
-            "jitter": 0.1 if builtin else preset.jitter,
-            "hue": 0.0 if builtin else 0.1,
-            "saturation": 1.0 if builtin else 1.5,
-            "exposure": 1.0 if builtin else 1.5,
-            # on a CPU a second thread would take from the network what it brings
-            "workers": 0 if device.type == "cpu" else 4,
-        }
-        missing = {name: value for name, value in meaning.items() if getattr(self, name) is None}
-        return dataclasses.replace(self, **missing)
-
-    @property
-    def augment(self) -> Augment:
-        """The augmentation these flags describe."""
-        turned = 0.5 if self.any_way_up else 0.0
-        settings = {
-            name: getattr(self, name)
-            for name in ("jitter", "hue", "saturation", "exposure", "flip")
-            if getattr(self, name) is not None
-        }
-        return Augment(**settings, scale=self.zoom, flip_vertical=turned, transpose=turned)
-
-    def to_plain(self) -> dict[str, Any]:
-        """The configuration as JSON-able values."""
-        return {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(self).items()}
-
-    @classmethod
-    def from_plain(cls, plain: dict[str, Any]) -> "TrainConfig":
-        """The inverse of `to_plain`; settings that this version does not know are left out."""
-        values: dict[str, Any] = {}
-        for f in dataclasses.fields(cls):
-            if f.name in plain:
-                value = plain[f.name]
-                is_path = f.name in ("data", "weights", "resume", "project")
-                values[f.name] = Path(value) if is_path and value is not None else value
-                if isinstance(value, list):
-                    values[f.name] = tuple(value)
-        return cls(**values)
-
-
-def parse_anchors(text: str) -> tuple[tuple[float, float], ...] | None:
-    """Anchors written as "w,h,w,h,..." in cells; None for "auto" and "preset".
-
-    Raises
-    ------
-    ValueError
-        If they are not pairs of positive numbers.
-    """
-    if text in ("auto", "preset"):
-        return None
-    try:
-        numbers = [float(part) for part in text.split(",")]
-    except ValueError:
-        raise ValueError(f"--anchors {text}: give auto, preset, or numbers w,h,w,h,...") from None
-    if len(numbers) % 2 or not all(0 < n < float("inf") for n in numbers):
-        raise ValueError(f"--anchors {text}: needs pairs of positive numbers, in cells")
-    return tuple(zip(numbers[::2], numbers[1::2], strict=True))
-
-
-def make_optimizer(network: nn.Module, lr: float, momentum: float, decay: float) -> torch.optim.SGD:
-    """SGD as Darknet runs it (SPEC 17): weight decay on weights only, not on biases and scales."""
-    weights: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
-    for module in network.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            is_weight = name == "weight" and not isinstance(module, nn.BatchNorm2d)
-            (weights if is_weight else others).append(parameter)
-    groups = [{"params": weights, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.SGD(groups, lr=lr, momentum=momentum)
-
-
-def update(optimizer: torch.optim.Optimizer, losses: Iterable[Tensor], pictures: int, rate: float) -> None:
-    """One step of the optimiser, as Darknet takes it (SPEC 17).
-
-    Parameters
-    ----------
-    optimizer : Optimizer
-        Of `make_optimizer`.
-    losses : iterable of Tensor
-        Loss of every sub-batch, SUMMED over its pictures. A generator may compute each when it is asked for:
-        its graph is freed before the next.
-    pictures : int
-        Pictures of all sub-batches together. Gradients are added up and divided by this, so any batch size
-        and any division into sub-batches trains alike.
-    rate : float
-        Learning rate of this step.
-    """
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.zero_grad(set_to_none=True)
-    for loss in losses:
-        (loss / pictures).backward()
-    optimizer.step()
 
 
 class Progress(NamedTuple):
@@ -350,7 +181,47 @@ def train(config: TrainConfig) -> TrainResult:
         command = f"python -m yolov2.train --resume {shlex.quote(str(folder))}"
         print(f"\nstopped and saved; go on with: {command}", file=sys.stderr)
         raise
-    return _report(folder, val_set, device, started)
+    evaluation = report(folder, val_set, device)
+    seconds = time.perf_counter() - started
+    print(f"{seconds / 60:.1f} minutes in all")
+    return TrainResult(folder, evaluation, seconds)
+
+
+def transfer(network: Network, checkpoint: Checkpoint, path: Path) -> str:
+    """Copy the layers from the first one up to where the networks differ, as Darknet seeds a detector.
+
+    Returns
+    -------
+    str
+        A line that says how many convolutions that are.
+
+    Raises
+    ------
+    UserError
+        If there is none: the checkpoint is of another network.
+    """
+    pairs = zip(network.layers, checkpoint.layers, strict=False)
+    common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    shared = {k: v for k, v in checkpoint.state.items() if int(k.split(".")[1]) < common}  # blocks.INDEX.
+    weights = [k for k in shared if k.endswith("conv.weight")]
+    if not weights:
+        raise UserError(f"{path}: is of another network; give the --model it was trained as")
+    network.load_state_dict(shared, strict=False)
+    fresh = sum(k.endswith("conv.weight") for k in network.state_dict()) - len(weights)
+    return f"{len(weights)} convolutions from {path}" + (f", {fresh} start afresh" if fresh else "")
+
+
+def make_schedule(config: TrainConfig, updates: int) -> Schedule:
+    """Darknet's burn-in and steps, the milestones being shares of all `updates`."""
+    assert config.lr is not None
+    return Schedule(
+        config.lr,
+        "steps",
+        burn_in=min(1000, updates // 10) if config.burn_in is None else config.burn_in,
+        steps=tuple(round(m * updates) for m in config.milestones),
+        scales=(config.drop,) * len(config.milestones),
+        max_batches=updates,
+    )
 
 
 def _only_resumable(config: TrainConfig) -> None:
@@ -375,21 +246,13 @@ def _loop(
 ) -> None:
     """All epochs."""
     assert config.epochs is not None and config.imgsz is not None
-    assert config.lr is not None and config.workers is not None
+    assert config.workers is not None
     train_set = cached(train_set, CACHE_BYTES, config.imgsz)
     val_set = cached(val_set, CACHE_BYTES // 4, config.imgsz)
     drop_last = len(train_set) >= config.batch  # a last batch of one would spoil the batch statistics
     steps_per_epoch = len(train_set) // config.batch if drop_last else 1
     total = config.epochs * steps_per_epoch
-    burn_in = min(1000, total // 10) if config.burn_in is None else config.burn_in
-    schedule = Schedule(
-        config.lr,
-        "steps",
-        burn_in,
-        steps=tuple(round(m * total) for m in config.milestones),
-        scales=(config.drop,) * len(config.milestones),
-        max_batches=total,
-    )
+    schedule = make_schedule(config, total)
     eval_every = config.eval_every or max(1, config.epochs // 20)
     complaints = Complaints()
     network, region = detector.network, detector.region
@@ -402,7 +265,13 @@ def _loop(
         detector.save(folder / name, progress._asdict(), state if name.startswith("last") else None)
 
     per_epoch = steps_per_epoch * config.batch if drop_last else len(train_set)
-    bar = tqdm(total=config.epochs * per_epoch, initial=progress.seen, unit="img", smoothing=0.05)
+    bar = tqdm(
+        total=config.epochs * per_epoch,
+        initial=progress.seen,
+        unit="img",
+        smoothing=0.05,
+        mininterval=REFRESH,
+    )
     try:
         while progress.epoch < config.epochs:
             network.train()
@@ -432,17 +301,14 @@ def _loop(
                     update(optimizer, [loss.total], n, learning_rate(schedule, progress.step + 1))
                     progress = progress.after_update(n, values.tolist())
                 bar.update(n)
-                short = {"objectness": "obj", "noobject": "noobj", "classification": "cls"}
-                shown = zip(PARTS, progress.means, strict=True)
-                text = " ".join(f"{short.get(name, name)} {value:.2f}" for name, value in shown if value)
                 bar.set_description_str(f"epoch {progress.epoch + 1}/{config.epochs}", refresh=False)
-                bar.set_postfix_str(text, refresh=False)
+                bar.set_postfix_str(_loss_line(progress.means), refresh=False)
             complaints.report()
             if not all(p.isfinite().all() for p in network.parameters()):
                 raise UserError(f"step {progress.step}: the weights overflowed; {_kept(folder)}; {CALMER}")
             epoch, means, map50 = progress.epoch + 1, progress.means, None
             if epoch % eval_every == 0 or epoch == config.epochs:
-                map50 = evaluate(detector, val_set, progress=False).map50
+                map50 = evaluate(detector, val_set).map50
             with uninterrupted():
                 progress = progress._replace(epoch=epoch, batch=0, parts=Progress().parts, pictures=0)
                 if map50 is not None:
@@ -462,6 +328,13 @@ def _loop(
         raise
     finally:
         bar.close()
+
+
+def _loss_line(means: Sequence[float]) -> str:
+    """Loss and its parts that are not zero, short enough for a progress bar."""
+    short = {"objectness": "obj", "noobject": "noobj", "classification": "cls"}
+    shown = zip(PARTS, means, strict=True)
+    return " ".join(f"{short.get(name, name)} {value:.2f}" for name, value in shown if value)
 
 
 def _append(path: Path, row: list[float], map50: float | None, seconds: float) -> None:
@@ -491,70 +364,6 @@ def _kept(folder: Path) -> str:
     """What a run that went wrong leaves to its user."""
     last = folder / "last.safetensors"
     return f"the last good checkpoint is {last}" if last.exists() else "no epoch was finished yet"
-
-
-def transfer(network: Network, checkpoint: Checkpoint, path: Path) -> str:
-    """Copy the layers from the first one up to where the networks differ, as Darknet seeds a detector.
-
-    Returns
-    -------
-    str
-        A line that says how many convolutions that are.
-
-    Raises
-    ------
-    UserError
-        If there is none: the checkpoint is of another network.
-    """
-    pairs = zip(network.layers, checkpoint.layers, strict=False)
-    common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-    shared = {k: v for k, v in checkpoint.state.items() if int(k.split(".")[1]) < common}  # blocks.INDEX.
-    weights = [k for k in shared if k.endswith("conv.weight")]
-    if not weights:
-        raise UserError(f"{path}: is of another network; give the --model it was trained as")
-    network.load_state_dict(shared, strict=False)
-    fresh = sum(k.endswith("conv.weight") for k in network.state_dict()) - len(weights)
-    return f"{len(weights)} convolutions from {path}" + (f", {fresh} start afresh" if fresh else "")
-
-
-def _report(folder: Path, val_set: Dataset, device: torch.device, started: float) -> TrainResult:
-    """Evaluate the best checkpoint; print the table, draw sheet and curves, name the next command."""
-    weights = folder / "best.safetensors"
-    detector = Detector.load(weights, device)
-    evaluation = evaluate(detector, val_set)
-    print(f"\nbest checkpoint on {len(val_set)} val pictures (AP at IoU .5, all points)")
-    print(evaluation.table())
-    val_sheet(detector, val_set).save(folder / "val_sheet.png")
-    plots.training_curves(folder / "results.csv", folder / "curves.png")
-    files = [p for p in ("val_sheet.png", "curves.png", "results.csv") if (folder / p).exists()]
-    print(f"\n{weights}\nalso there: last.safetensors, {', '.join(files)}")
-    seconds = time.perf_counter() - started
-    print(f"{seconds / 60:.1f} minutes; next: {next_command(detector, val_set, weights, folder)}")
-    return TrainResult(folder, evaluation, seconds)
-
-
-def next_command(detector: Detector, dataset: Dataset, weights: Path, folder: Path) -> str:
-    """A detect command that works as it stands: on pictures of the data, or on drawn ones written out."""
-    targets = [item.path for item in dataset.items[:3] if item.path is not None]
-    if not targets:  # the built-in set is in no file: leave some pictures to try
-        targets = [folder / "pictures"]
-        targets[0].mkdir(exist_ok=True)
-        for i in range(min(8, len(dataset))):
-            dataset.picture(i).save(targets[0] / f"{dataset.items[i].id}.png")
-    return shlex.join(["python", "-m", "yolov2.detect", *map(str, targets), "--weights", str(weights)])
-
-
-def val_sheet(detector: Detector, dataset: Dataset, count: int = 12, conf: float = 0.25):
-    """A sheet of val pictures, truths on the left and detections on the right of each pair."""
-    chosen = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int)
-    pictures = [dataset.picture(int(i)) for i in chosen]
-    tiles, captions = [], []
-    for i, picture, found in zip(chosen, pictures, detector(pictures, conf=conf), strict=True):
-        item = dataset.items[int(i)]
-        tiles.append(draw_detections(picture, item.boxes, dataset.names, item.classes))
-        tiles.append(draw_detections(picture, found.boxes, dataset.names, found.classes, found.scores))
-        captions += [f"{item.id}: truth", "found"]
-    return sheet(tiles, columns=6, captions=captions)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

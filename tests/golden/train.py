@@ -10,7 +10,7 @@ from reference.schedule import learning_rate
 from tests.golden import GOLDEN, Case, check, compare
 from yolov2.cfg import read_cfg
 from yolov2.network import Network, get_parameters, load_parameters
-from yolov2.train import make_optimizer, update
+from yolov2.optimizer import make_optimizer, update
 from yolov2.weights import read_weights
 
 

@@ -17,7 +17,7 @@ from yolov2.data.dataset import Dataset, Item
 NAMES = ("circle", "square", "triangle", "star", "cross", "ring")
 SPLITS = {"train": 0, "val": 1}
 MOST_OBJECTS = 5
-SMALLEST, LARGEST = 0.22, 0.6  # longer side of a shape, as a fraction of the picture
+SMALLEST, LARGEST = 0.25, 0.6  # longer side of a shape, as a fraction of the picture
 VISIBLE = 0.8  # at least this share of every shape stays in sight
 CONTRAST = 100.0  # least distance of a shape's colour from what it lies on, in RGB of 0..255
 SMOOTH = 3  # shapes are drawn this many times larger, then averaged down
@@ -132,7 +132,7 @@ def _pixels_of(owner: Image.Image, number: int) -> Image.Image:
 
 def _outline(rng: Rng, name: str) -> np.ndarray:
     """Corners (N, 2) of a shape about the origin, within the unit circle or nearly so."""
-    turn = math.radians(rng.uniform(-22, 22))
+    turn = math.radians(rng.uniform(-18, 18))
     if name in ("circle", "ring"):
         angles = np.linspace(0, 2 * math.pi, 36, endpoint=False)
         radii: np.ndarray | float = 1.0
@@ -202,7 +202,7 @@ def _paint(
     if inner is not None:  # a dark border around a bright shape, a bright one around a dark shape
         picture.paste(_mix(BLACK if sum(colour) > 330 else WHITE, colour, 0.35), place, body)
     fill: Image.Image | Colour = colour
-    if rng.random() < 0.5:
+    if rng.random() < 0.4:
         dark, bright = _mix(BLACK, colour, rng.uniform(0.6, 0.85)), _mix(colour, WHITE, rng.uniform(0, 0.35))
         fill = _blend(_patch(rng, textures, body.size), dark, bright)
     picture.paste(fill, place, inner or body)

@@ -1,0 +1,1 @@
+"""What things cost. ``pytest --benchmark-only`` runs every file here; OPS is calls per second."""

@@ -1,0 +1,14 @@
+"""``pytest`` runs the tests and no benchmark, ``pytest --benchmark-only`` the benchmarks and no test."""
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out the half that was not asked for."""
+    only_benchmarks = config.getoption("benchmark_only", default=False)
+    left_out = ROOT / ("tests" if only_benchmarks else "benchmarks")
+    return True if collection_path.is_relative_to(left_out) else None

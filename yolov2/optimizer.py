@@ -1,0 +1,42 @@
+"""The optimiser, as Darknet runs it (SPEC 17)."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+def make_optimizer(network: nn.Module, lr: float, momentum: float, decay: float) -> torch.optim.SGD:
+    """SGD as Darknet runs it (SPEC 17): weight decay on weights only, not on biases and scales."""
+    weights: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for module in network.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            is_weight = name == "weight" and not isinstance(module, nn.BatchNorm2d)
+            (weights if is_weight else others).append(parameter)
+    groups = [{"params": weights, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum)
+
+
+def update(optimizer: torch.optim.Optimizer, losses: Iterable[Tensor], pictures: int, rate: float) -> None:
+    """One step of the optimiser, as Darknet takes it (SPEC 17).
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+        Of `make_optimizer`.
+    losses : iterable of Tensor
+        Loss of every sub-batch, SUMMED over its pictures. A generator may compute each when it is asked for:
+        its graph is freed before the next.
+    pictures : int
+        Pictures of all sub-batches together. Gradients are added up and divided by this, so any batch size
+        and any division into sub-batches trains alike.
+    rate : float
+        Learning rate of this step.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.zero_grad(set_to_none=True)
+    for loss in losses:
+        (loss / pictures).backward()
+    optimizer.step()
