@@ -8,6 +8,7 @@ import pytest
 
 from yolov2.cli import parse, run
 from yolov2.errors import UserError
+from yolov2.runs import new_run
 
 
 @dataclass(frozen=True)
@@ -119,3 +120,17 @@ def test_run_turns_outcomes_into_exit_statuses(capsys):
     assert run(interrupted) == 130
     with pytest.raises(ZeroDivisionError):
         run(broken)
+
+
+def test_runs_are_numbered_below_their_project(tmp_path):
+    folders = [new_run(tmp_path / "a" / "b", "run") for _ in range(3)]
+    assert folders == [tmp_path / "a" / "b" / name for name in ("run", "run-2", "run-3")]
+    assert all(folder.is_dir() for folder in folders)
+
+
+@pytest.mark.parametrize("spoil", [Path.touch, lambda path: path.symlink_to(path.with_name("unmounted"))])
+def test_a_project_that_is_no_folder(tmp_path, spoil):
+    """A link to a disk that is not there looks taken and missing at once: it was tried for ever."""
+    spoil(tmp_path / "runs")
+    with pytest.raises(UserError, match=r"runs: cannot be made \(File exists\); choose another --project"):
+        new_run(tmp_path / "runs", "train")

@@ -13,18 +13,20 @@ def new_run(project: Path, name: str) -> Path:
     UserError
         If it cannot be made.
     """
-    number = 1
-    while True:
-        folder = project / (name if number == 1 else f"{name}-{number}")
-        try:
-            folder.mkdir(parents=True)
-            return folder
-        except FileExistsError:
-            number += 1
-        except OSError as error:
-            raise UserError(
-                f"{folder}: cannot be made ({error.strerror}); choose another --project"
-            ) from None
+    try:
+        # before the numbers: a project that is a link to nowhere "exists" too, whatever the number
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        number = 1
+        while True:
+            folder = project / (name if number == 1 else f"{name}-{number}")
+            try:
+                folder.mkdir()
+                return folder
+            except FileExistsError:
+                number += 1
+    except OSError as error:
+        where = error.filename or project
+        raise UserError(f"{where}: cannot be made ({error.strerror}); choose another --project") from None
 
 
 def newest_weights(project: Path = Path("runs")) -> Path:
