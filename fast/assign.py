@@ -9,6 +9,8 @@ from fast.boxes import box_iou_broadcast
 from fast.decode import decode_boxes, split_head
 from reference.region import Region
 
+CLASS_ONLY = 100000  # x and y beyond this mark a classification-only image; the loader writes 999999
+
 
 class Assignment(NamedTuple):
     """B images, A anchors, H x W cells."""
@@ -17,27 +19,72 @@ class Assignment(NamedTuple):
     ignore: Tensor  # (B, A, H, W) bool, best IoU with any truth exceeds the ignore threshold
 
 
+class Truths(NamedTuple):
+    """The truths of a batch, read. B images, T rows."""
+
+    boxes: Tensor  # (B, T, 4) x, y, w, h as fractions of the input
+    label: Tensor  # (B, T) int64, class of the head; of a tree's classification-only row its node
+    valid: Tensor  # (B, T) bool, a box: before the end of its list, not of a classification-only image
+    only: Tensor  # (B, T) bool, the one row that makes its image classification-only (SPEC 6)
+
+
 class Matches(NamedTuple):
     """The assignment seen from the truths. B images, T truths."""
 
-    valid: Tensor  # (B, T) bool, the row is a truth (before the end of the list)
     slot: Tensor  # (B, T) int64, a*H*W + row*W + col of the chosen prediction
     iou: Tensor  # (B, T), overlap of the chosen prediction with the truth
     wins: Tensor  # (B, T) bool, no later truth of the list chose the same slot
 
 
-def list_mask(truth: Tensor) -> Tensor:
-    """True (B, T) for the rows before the first one whose x is 0, which ends the list (SPEC 2)."""
-    return (truth[..., 0] != 0).cumprod(1).bool()
+def read_truths(truth: Tensor, region: Region) -> Truths:
+    """Tell boxes, classification-only rows and padding apart, and map classes (SPEC 2, 6).
 
+    Parameters
+    ----------
+    truth : Tensor (B, T, 5)
+        Rows x, y, w, h, class; fractions of the input. The first row with x == 0 ends an image's list.
+    region : Region
+        Settings of the head.
 
-def match(boxes: Tensor, truth: Tensor, valid: Tensor, region: Region) -> tuple[Assignment, Matches]:
-    """Assign truths (B, T, 5) to decoded boxes (B, A, H, W, 4); rows that are not `valid` are left out."""
-    B, A, H, W, _ = boxes.shape
+    Raises
+    ------
+    ValueError
+        On the CPU, if a class is not one of the head's, a box is empty or its centre lies outside. A GPU
+        would have to be waited for: there such a row has no defined meaning.
+    """
     T = truth.shape[1]
+    boxes = truth[..., :4]
+    listed = (truth[..., 0] != 0).cumprod(1).bool()
+    only = torch.zeros_like(listed)
+    if region.tree is not None:
+        tagged = (boxes[..., :2] > CLASS_ONLY).all(2) & listed
+        only = tagged & (tagged.cumsum(1) == 1)
+    valid = listed & ~only.any(1, keepdim=True)
+    given = truth[..., 4].long()
+    known = region.classes if region.class_map is None else len(region.class_map)
+    if truth.device.type == "cpu":
+        wrong = valid & ((given < 0) | (given >= known)) | only & ((given < 0) | (given >= region.classes))
+        place, size = boxes[..., :2], boxes[..., 2:]
+        wrong |= valid & ~((place >= 0) & (place < 1) & (size > 0)).all(2)
+        if wrong.any():
+            image, row = divmod(int(wrong.flatten().int().argmax()), T)
+            raise ValueError(
+                f"truth: image {image}, row {row}: in {truth[image, row].tolist()} the class is not one of "
+                f"{known} (head: {region.classes}), or the box is empty or centred outside"
+            )
+    label = given.clamp(0, known - 1)
+    if region.class_map is not None:
+        label = torch.where(only, given, torch.tensor(region.class_map, device=truth.device)[label])
+    return Truths(boxes, label.clamp(0, region.classes - 1), valid, only)
+
+
+def match(boxes: Tensor, truths: Truths, region: Region) -> tuple[Assignment, Matches]:
+    """Assign truths to decoded boxes (B, A, H, W, 4)."""
+    B, A, H, W, _ = boxes.shape
+    truth_box, valid = truths.boxes, truths.valid
+    T = valid.shape[1]
     device = boxes.device
     flat = boxes.flatten(1, 3)  # (B, A*H*W, 4)
-    truth_box = truth[..., :4]
 
     # B.3: the mask is (B, A*H*W, T) wide for a moment; NaN (two empty boxes) compares false
     overlap = box_iou_broadcast(flat[:, :, None], truth_box[:, None])
@@ -62,7 +109,6 @@ def match(boxes: Tensor, truth: Tensor, valid: Tensor, region: Region) -> tuple[
     index.scatter_reduce_(1, slot, rows, "amax")
     chosen = flat.gather(1, slot[..., None].expand(B, T, 4))
     matches = Matches(
-        valid=valid,
         slot=slot,
         iou=box_iou_broadcast(chosen, truth_box),
         wins=valid & (index.gather(1, slot) == rows),
@@ -92,10 +138,7 @@ def assign_targets(pred: Tensor, truth: Tensor, region: Region) -> Assignment:
     Raises
     ------
     ValueError
-        If shapes do not fit.
+        If the channels do not fit the region, and as `read_truths`.
     """
     boxes = decode_boxes(split_head(pred, region), region)
-    valid = list_mask(truth)
-    if region.tree is not None:
-        valid &= ~((truth[..., 0] > 100000) & (truth[..., 1] > 100000) & valid).any(1, keepdim=True)
-    return match(boxes, truth.to(boxes.dtype), valid, region)[0]
+    return match(boxes, read_truths(truth.to(boxes.dtype), region), region)[0]

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fast.assign import Matches, list_mask, match
+from fast.assign import Matches, Truths, match, read_truths
 from fast.decode import class_probabilities, decode_boxes, split_head
 from fast.wordtree import absolute_probability, tree_log_softmax, tree_softmax, tree_tensors
 from reference.region import Region, WordTree
@@ -55,37 +55,19 @@ def region_loss(pred: Tensor, truth: Tensor, region: Region, seen: int) -> Regio
         pred = pred.float()
     head = split_head(pred, region)
     B, A, _, H, W = head.shape
-    T = truth.shape[1]
-    truth = truth.to(head.dtype)
-    valid = list_mask(truth)
-    label = truth[..., 4].long()
-    if region.class_map is not None:
-        mapping = torch.tensor(region.class_map, device=pred.device)
-        label = mapping[label.clamp(0, len(mapping) - 1)]
-
-    if region.tree is not None:
-        tagged = (truth[..., 0] > 100000) & (truth[..., 1] > 100000) & valid  # (B, T)
-        classify_only = tagged.any(1)  # (B,)
-        valid = valid & ~classify_only[:, None]
-    else:
-        classify_only = torch.zeros(B, dtype=torch.bool, device=pred.device)
-
+    truths = read_truths(truth.to(head.dtype), region)
     with torch.no_grad():
-        assignment, matches = match(decode_boxes(head, region), truth, valid, region)
+        assignment, matches = match(decode_boxes(head, region), truths, region)
     responsible = assignment.index >= 0  # (B, A, H, W)
     quiet = ~responsible & ~assignment.ignore  # slots that must say "nothing here"
-    class_slot, class_label, class_valid = matches.slot, label, valid
-    if region.tree is not None and T and bool(classify_only.any()):
-        # one pseudo truth per such image: its class, at the location that believes in it most
-        node = truth[..., 4].long().gather(1, tagged.int().argmax(1, keepdim=True))  # (B, 1)
-        place = _most_believed(head.detach(), node, region.tree)  # (B, 1)
-        first = torch.arange(T, device=pred.device) == 0
-        pseudo = classify_only[:, None] & first  # (B, T)
-        class_slot = torch.where(pseudo, place, class_slot)
-        class_label = torch.where(pseudo, node, class_label)
-        class_valid = valid | pseudo
-        at_place = torch.zeros(B, A * H * W, dtype=torch.bool, device=pred.device).scatter_(1, place, True)
-        quiet = quiet & ~(at_place & classify_only[:, None]).view(B, A, H, W)
+    class_slot = matches.slot
+    if region.tree is not None:
+        # a classification-only image answers at the one place that believes in its class most
+        place = _most_believed(head.detach(), truths, region.tree)  # (B, T), used where truths.only
+        class_slot = torch.where(truths.only, place, class_slot)
+        answers = torch.zeros(B, A * H * W, dtype=torch.int32, device=pred.device)
+        answers.scatter_reduce_(1, place, truths.only.int(), "amax")
+        quiet = quiet & (answers == 0).view(B, A, H, W)
 
     # rows of the head at the chosen slots, one per truth: (B, T, 5+C)
     anchor, cell = matches.slot // (H * W), matches.slot % (H * W)
@@ -94,7 +76,7 @@ def region_loss(pred: Tensor, truth: Tensor, region: Region, seen: int) -> Regio
     wins = matches.wins
 
     # coordinates: x, y in sigmoid space, w, h in log space
-    size, wanted = head.new_tensor([W, H]), truth[..., :4].where(wins[..., None], 1)
+    size, wanted = head.new_tensor([W, H]), truths.boxes.where(wins[..., None], 1)
     anchors = head.new_tensor(region.anchors)[anchor]  # (B, T, 2), cells
     place_xy = wanted[..., :2] * size
     target_xy = place_xy - place_xy.trunc()
@@ -123,31 +105,31 @@ def region_loss(pred: Tensor, truth: Tensor, region: Region, seen: int) -> Regio
     # prior: early in training every unclaimed prediction is pulled to its anchor in the cell's middle
     prior = head.new_zeros(())
     if seen < region.prior_images:
-        unclaimed = ~responsible & ~classify_only[:, None, None, None]
+        unclaimed = ~responsible & ~truths.only.any(1)[:, None, None, None]
         offset = (head[:, :, :2].sigmoid() - 0.5).square().sum(2) + head[:, :, 2:4].square().sum(2)
         prior = region.prior_scale / 2 * offset.where(unclaimed, 0).sum()
 
     anchor, cell = class_slot // (H * W), class_slot % (H * W)
     scores = head[image, anchor, 5:, cell // W, cell % W]  # (B, T, C)
     rest = head[image, anchor, 4, cell // W, cell % W] if region.background else None
-    classes = matches._replace(valid=class_valid, slot=class_slot, wins=wins | (class_valid & ~valid))
-    classification = region.class_scale * _class_loss(scores, rest, class_label, classes, region)
+    classes = matches._replace(slot=class_slot, wins=wins | truths.only)
+    classification = region.class_scale * _class_loss(scores, rest, truths, classes, region)
     total = xy + wh + objectness + noobject + prior + classification
     return RegionLoss(total, xy, wh, objectness, noobject, prior, classification)
 
 
 def _class_loss(
-    scores: Tensor, background: Tensor | None, label: Tensor, matches: Matches, region: Region
+    scores: Tensor, background: Tensor | None, truths: Truths, matches: Matches, region: Region
 ) -> Tensor:
     """Sum of the class terms (SPEC 4, 5) over truths with `scores` (B, T, C) at their slots."""
     squared = region.class_loss == "squared_error"
     if region.tree is not None:
-        return _tree_class_loss(scores, label, matches, region.tree, squared)
+        return _tree_class_loss(scores, truths, matches.slot, region.tree, squared)
 
-    hot = F.one_hot(label.clamp(0, region.classes - 1), region.classes).to(scores.dtype)
+    hot = F.one_hot(truths.label, region.classes).to(scores.dtype)
     if region.class_activation == "logistic":
         # several truths of one slot are several labels of one box: the winner's row collects them
-        same_slot = (matches.slot[:, :, None] == matches.slot[:, None]) & matches.valid[:, None]
+        same_slot = (matches.slot[:, :, None] == matches.slot[:, None]) & truths.valid[:, None]
         hot = (same_slot.to(scores.dtype) @ hot).clamp_(max=1)
     if squared:
         if background is not None:
@@ -166,20 +148,19 @@ def _class_loss(
     return loss.where(matches.wins, 0).sum()
 
 
-def _tree_class_loss(
-    scores: Tensor, label: Tensor, matches: Matches, tree: WordTree, squared: bool
-) -> Tensor:
+def _tree_class_loss(scores: Tensor, truths: Truths, slot: Tensor, tree: WordTree, squared: bool) -> Tensor:
     """One softmax per group on the path of each truth; a later truth of a slot takes over shared groups."""
     B, T, C = scores.shape
     tensors = tree_tensors(tree, scores.device)
-    path = tensors.path_nodes[label.clamp(0, C - 1)]  # (B, T, D) nodes, -1 padded
+    path = tensors.path_nodes[truths.label]  # (B, T, D) nodes, -1 padded
+    counted = truths.valid | truths.only
     node = path.clamp(min=0)
     group = tensors.group_of[node]
-    on_path = (path >= 0) & matches.valid[..., None]
+    on_path = (path >= 0) & counted[..., None]
 
     # a step of a path is overruled if a later truth of the same slot passes through the same group
     later = torch.ones(T, T, dtype=torch.bool, device=scores.device).triu(1)
-    rival = (matches.slot[:, :, None] == matches.slot[:, None]) & matches.valid[:, None] & later  # (B, T, T)
+    rival = (slot[:, :, None] == slot[:, None]) & counted[:, None] & later  # (B, T, T)
     same_group = group[:, :, :, None, None] == group[:, None, None]  # (B, T, D, T, D)
     overruled = (same_group & on_path[:, None, None] & rival[:, :, None, :, None]).flatten(3).any(3)
     counts = on_path & ~overruled
@@ -194,9 +175,14 @@ def _tree_class_loss(
     return step.where(counts, 0).sum()
 
 
-def _most_believed(head: Tensor, node: Tensor, tree: WordTree) -> Tensor:
-    """The slot (B, 1) of each image where objectness * P(node) is largest, the first one on a tie."""
-    B, A, _, H, W = head.shape
-    absolute = absolute_probability(tree_softmax(head[:, :, 5:], tree, dim=2), tree, dim=2)
-    belief = absolute.gather(2, node.view(B, 1, 1, 1, 1).expand(B, A, 1, H, W))[:, :, 0]
-    return (head[:, :, 4].sigmoid() * belief).flatten(1).argmax(1, keepdim=True)
+def _most_believed(head: Tensor, truths: Truths, tree: WordTree) -> Tensor:
+    """The slot (B, T) where objectness * P(node) is largest, the first on a tie; 0 unless `truths.only`."""
+    place = torch.zeros_like(truths.label)
+    images = truths.only.any(1).nonzero()[:, 0]
+    if len(images):
+        head, only = head[images], truths.only[images]
+        absolute = absolute_probability(tree_softmax(head[:, :, 5:], tree, dim=2), tree, dim=2)
+        node = truths.label[images][only]  # one per image
+        belief = head[:, :, 4].sigmoid() * absolute[torch.arange(len(images), device=head.device), :, node]
+        place[images] = torch.where(only, belief.flatten(1).argmax(1, keepdim=True), 0)
+    return place
