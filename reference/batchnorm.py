@@ -10,7 +10,7 @@ variance  sum of squares / (N - 1)    sum of squares / N
 Both put the variance with N - 1 into the rolling statistics, N = B * H * W.
 """
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -50,6 +50,11 @@ def batch_norm(
     Returns
     -------
     ndarray, (B, C, H, W)
+
+    Raises
+    ------
+    ValueError
+        If `form` is unknown.
     """
     return _column(scales) * _normalise(x, mean, variance, form) + _column(biases)
 
@@ -62,7 +67,7 @@ def batch_norm_train(
     rolling_variance: np.ndarray,
     form: Form = "darknet",
 ) -> BatchNorm:
-    """Normalise by the statistics of the batch itself; arguments as for `batch_norm`.
+    """Normalise by the statistics of the batch itself; shapes and arguments as for `batch_norm`.
 
     Returns
     -------
@@ -71,7 +76,7 @@ def batch_norm_train(
     Raises
     ------
     ValueError
-        If the batch has one value per channel, which has no variance.
+        If `form` is unknown, or the batch has one value per channel, which has no variance.
     """
     count = x[:, 0].size
     if count < 2:
@@ -112,6 +117,11 @@ def batch_norm_grad(
     -------
     dx : ndarray, (B, C, H, W)
     dscales, dbiases : ndarray, (C,)
+
+    Raises
+    ------
+    ValueError
+        If `form` is unknown.
     """
     axes = (0, 2, 3)
     count = x[:, 0].size
@@ -128,7 +138,9 @@ def batch_norm_grad(
 
 
 def _normalise(x, mean, variance, form):
-    deviation = {"darknet": lambda v: np.sqrt(v) + 1e-6, "cudnn": lambda v: np.sqrt(v + 1e-5)}[form](variance)
+    if form not in get_args(Form):
+        raise ValueError(f"form: {form!r} is not one of {', '.join(get_args(Form))}")
+    deviation = np.sqrt(variance) + 1e-6 if form == "darknet" else np.sqrt(variance + 1e-5)
     return (x - _column(mean)) / _column(deviation)
 
 

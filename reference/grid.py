@@ -3,13 +3,15 @@
 The layer's whole loss is one weighted squared error, 1/2 sum w (target - output)^2. So the work is to write
 down `target` and w, and loss, gradient and Darknet's delta follow in a line each.
 
-Shapes: B pictures, S = side^2 cells in row-major order, n boxes per cell, C classes.
+Shapes: B pictures, S = side^2 cells in row-major order, n boxes per cell, C classes. Wherever a vector
+(B, outputs) is taken, one of another length is a ValueError, see `split_grid`. Results have its dtype.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
+from reference.activation import softmax
 from reference.boxes import box_iou_broadcast, box_rmse
 from reference.layers import Grid
 
@@ -80,8 +82,7 @@ def activate_grid(raw: np.ndarray, grid: Grid) -> np.ndarray:
     output = raw.copy()
     if grid.softmax:
         classes = split_grid(output, grid).classes
-        e = np.exp(classes - classes.max(axis=-1, keepdims=True))
-        classes[:] = e / e.sum(axis=-1, keepdims=True)
+        classes[:] = softmax(classes)
     return output
 
 
@@ -158,12 +159,24 @@ def grid_truth(boxes: np.ndarray, classes: np.ndarray, grid: Grid) -> np.ndarray
     (S, 1 + C + 4) float
         1 if the cell has a truth; one-hot class; centre inside the cell in cells; size as a fraction of
         the picture. All zero otherwise.
+
+    Raises
+    ------
+    ValueError
+        If a box that is large enough is centred outside, or its class is not one of the grid's. (What lies
+        outside after augmentation has been clipped to no size and is dropped before.)
     """
     truth = np.zeros((grid.side**2, 1 + grid.classes + 4), boxes.dtype)
-    for (x, y, w, h), c in zip(boxes, classes, strict=True):
+    for t, ((x, y, w, h), c) in enumerate(zip(boxes, classes, strict=True)):
+        if w < SMALLEST or h < SMALLEST:
+            continue
+        if not (0 <= x < 1 and 0 <= y < 1):
+            raise ValueError(f"truth: row {t}: box ({x}, {y}, {w}, {h}) is centred outside")
+        if not 0 <= c < grid.classes:
+            raise ValueError(f"truth: row {t}: class {c} is not one of {grid.classes}")
         col, row = int(x * grid.side), int(y * grid.side)
         cell = truth[row * grid.side + col]
-        if w < SMALLEST or h < SMALLEST or cell[0]:
+        if cell[0]:
             continue
         cell[0] = cell[1 + int(c)] = 1
         cell[-4:] = x * grid.side - col, y * grid.side - row, w, h

@@ -110,12 +110,13 @@ class Region:
     box_weight : {"2-wh", "none"}
         Whether the coordinate terms of a truth are weighted by 2 - w*h (SPEC 3.2).
     class_map : tuple of int, optional
-        Class index of detection truths -> class index of this layer (YOLO9000's coco9k.map).
+        Class index of detection truths -> class index of this layer, each in 0..classes - 1 (YOLO9000's
+        coco9k.map).
 
     Raises
     ------
     ValueError
-        If a setting has no meaning, e.g. an anchor of size 0.
+        If a setting has no meaning, e.g. an anchor of size 0 or a `class_map` that leaves the layer.
     """
 
     anchors: tuple[tuple[float, float], ...]
@@ -158,6 +159,9 @@ class Region:
             raise ValueError(f"tree: {len(self.tree.parents)} nodes for {self.classes} classes")
         if self.background and self.class_activation != "softmax":
             raise ValueError("background: only defined with class_activation='softmax'")
+        for entry, label in enumerate(self.class_map or ()):
+            if not 0 <= label < self.classes:
+                raise ValueError(f"class_map: entry {entry}, class {label}, is not one of {self.classes}")
 
     @property
     def channels(self) -> int:

@@ -94,6 +94,15 @@ def test_one_value_per_channel_has_no_variance():
         batch_norm_train(np.zeros((1, 2, 1, 1)), np.ones(2), np.zeros(2), np.zeros(2), np.zeros(2))
 
 
+def test_unknown_form_is_refused():
+    x = np.zeros((2, 1, 1, 1))
+    for function in (batch_norm, batch_norm_train):
+        with pytest.raises(ValueError, match="'torch' is not one of darknet, cudnn"):
+            function(x, ONE, ZERO, ZERO, ONE, "torch")
+    with pytest.raises(ValueError, match="'torch'"):
+        batch_norm_grad(x, x, ONE, ZERO, ONE, "torch")
+
+
 @pytest.mark.parametrize("form", ["darknet", "cudnn"])
 def test_float32_stays_float32(form):
     x, two = np.arange(12, dtype=np.float32).reshape(3, 2, 2, 1), np.ones(2, np.float32)

@@ -152,6 +152,8 @@ def test_a_file_a_path_and_its_text_read_alike(tmp_path):
         ("[net]\n[region]\nanchors=1,2,3\nnum=2", r"line 2, \[region\]: anchors: 3 numbers for num=2"),
         ("[net]\n[region]\nanchors=0,2", r"line 2, \[region\]: anchors: \(0.0, 2.0\)"),
         ("[net]\n[region]\ncoords=5", r"line 2, \[region\]: coords: only 4"),
+        # a random responsible box, which nothing here trains; [region] means changing input sizes by it
+        ("[net]\n[detection]\ncoords=4\nrandom=1", r"line 2, \[detection\]: random: only 0 is supported"),
         ("[net]\n[cost]\n[avg]", r"line 2, \[cost\]: only supported as the last"),
     ],
 )

@@ -81,6 +81,29 @@ def test_grid_truth_by_hand():
     np.testing.assert_allclose(truth, want)  # the second is in the same cell, the third too narrow
 
 
+@pytest.mark.parametrize(
+    ("box", "label", "message"),
+    [
+        ((1.0, 0.5, 0.1, 0.1), 0, "row 1: box .* is centred outside"),
+        ((-0.2, 0.5, 0.1, 0.1), 0, "row 1: box"),
+        ((0.5, 1.0, 0.1, 0.1), 0, "row 1: box"),
+        ((0.5, -0.2, 0.1, 0.1), 0, "row 1: box"),
+        ((float("nan"), 0.5, 0.1, 0.1), 0, "row 1: box"),
+        ((0.5, 0.5, 0.1, 0.1), 2, "row 1: class 2 is not one of 2"),
+        ((0.5, 0.5, 0.1, 0.1), -1, "row 1: class -1 is not one of 2"),
+    ],
+)
+def test_truths_without_meaning_are_refused(box, label, message):
+    boxes = np.array([(0.5, 0.5, 0.2, 0.2), box])
+    with pytest.raises(ValueError, match=message):
+        grid_truth(boxes, np.array([0, label]), Grid(side=2, boxes=1, classes=2))
+
+
+def test_a_box_clipped_away_at_the_far_edge_is_dropped():
+    grid = Grid(side=2, boxes=1, classes=2)
+    assert not grid_truth(np.array([[1.0, 0.5, 0, 0.3]]), np.array([0]), grid).any()
+
+
 def test_assignment_by_hand():
     # Box 0 spans .12 to .28 in x and misses the truth's .375 to .625. Box 1 covers it: IoU .25^2 / .25
     responsible, iou = assign_grid(OUTPUT, TRUTH, ONE)

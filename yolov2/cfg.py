@@ -67,9 +67,9 @@ class HeadTraining:
     jitter : float
         Largest change of a picture's width and height, as a fraction of them.
     multi_scale : bool
-        Train at changing input sizes (key `random`).
+        Train at changing input sizes (key `random` of [region]).
     max_truths : int
-        Labels used per picture (key `max`).
+        Truths used per picture (key `max`).
     """
 
     jitter: float = 0.2
@@ -354,6 +354,7 @@ def _region(o: Section) -> Region:
 
 def _detection(o: Section) -> Grid:
     o.demand("coords", 4, default=1)
+    o.demand("random", 0, default=0)  # not multi-scale as in [region] but a random responsible box (SPEC 11)
     return Grid(
         side=o.positive("side", 7),
         boxes=o.positive("num", 1),
