@@ -6,7 +6,7 @@ from reference.wordtree import IGNORED
 
 
 def logistic(x: np.ndarray) -> np.ndarray:
-    """1 / (1 + exp(-x)) in float64, rounded once to the dtype of `x`, as in C (SPEC 0).
+    """1 / (1 + exp(-x)), any shape, in float64 and rounded once to the dtype of `x`, as in C (SPEC 0).
 
     e is never raised to a positive power, so nothing overflows.
     """
@@ -52,7 +52,7 @@ def activate(x: np.ndarray, name: str) -> np.ndarray:
 
 
 def activate_grad(y: np.ndarray, name: str) -> np.ndarray:
-    """Derivative of an activation at the input that gave the output `y`; arguments as for `activate`."""
+    """Derivative of an activation at the input that gave the output `y`; otherwise as `activate`."""
     return _lookup(DERIVATIVES, name)(y)
 
 
@@ -63,7 +63,10 @@ def _lookup(table, name):
 
 
 def softmax(x: np.ndarray, axis: int = -1) -> np.ndarray:
-    """exp(x) / sum(exp(x)) along `axis`; the maximum is subtracted first, so nothing overflows."""
+    """exp(x) / sum(exp(x)) along `axis`, of the shape and dtype of `x`.
+
+    The maximum is subtracted first, so nothing overflows.
+    """
     e = np.exp(x - x.max(axis=axis, keepdims=True))
     return e / e.sum(axis=axis, keepdims=True)
 
@@ -84,7 +87,8 @@ def cross_entropy(probabilities: np.ndarray, truth: np.ndarray) -> tuple[float, 
     cost : float
         Sum of -ln p over the true entries.
     delta : ndarray
-        truth - p, the descent direction for the scores that went into the softmax; 0 where ignored.
+        Same shape: truth - p, the descent direction for the scores that went into the softmax; 0 where
+        ignored.
     """
     ignored = truth == IGNORED
     cost = -np.log(probabilities[(truth != 0) & ~ignored]).sum()

@@ -103,6 +103,11 @@ class MeanAveragePrecision(NamedTuple):
 def best_truths(detections: DetectionTable, truths: TruthTable) -> tuple[np.ndarray, np.ndarray]:
     """The truth of its own picture that each detection overlaps most; classes are not looked at.
 
+    Parameters
+    ----------
+    detections, truths : DetectionTable, TruthTable
+        D and T rows, of all pictures.
+
     Returns
     -------
     truth : (D,) int

@@ -50,5 +50,8 @@ def box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def box_rmse(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Euclidean distance of boxes as points in four dimensions; Darknet's name for it (SPEC 11)."""
+    """Euclidean distance of boxes as points in four dimensions; (..., 4) and (..., 4), broadcast, to (...).
+
+    The name is Darknet's (SPEC 11), the unit that of the boxes.
+    """
     return np.sqrt(((a - b) ** 2).sum(axis=-1))

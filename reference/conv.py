@@ -8,7 +8,10 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 
 def columns(x: np.ndarray, size: int, stride: int, pad: int) -> np.ndarray:
-    """Windows of a zero-padded picture: (B, C, H, W) -> (B, C, size, size, OH, OW), for im2col."""
+    """Windows of a zero-padded picture: (B, C, H, W) -> (B, C, size, size, OH, OW), for im2col.
+
+    `size`, `stride` and `pad` are in pixels, as for `conv2d`.
+    """
     x = np.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
     windows = sliding_window_view(x, (size, size), axis=(2, 3))[:, :, ::stride, ::stride]
     return windows.transpose(0, 1, 4, 5, 2, 3)
@@ -45,7 +48,26 @@ def conv2d(x: np.ndarray, weights: np.ndarray, stride: int = 1, pad: int = 0, gr
 def conv2d_grad(
     dout: np.ndarray, x: np.ndarray, weights: np.ndarray, stride: int = 1, pad: int = 0, groups: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What `conv2d` sends back: dL/d(output) -> (dL/dx, dL/dweights)."""
+    """What `conv2d` sends back.
+
+    Parameters
+    ----------
+    dout : ndarray, (B, N, OH, OW)
+        dL/d(output).
+    x, weights, stride, pad, groups
+        The arguments of that call.
+
+    Returns
+    -------
+    dx : ndarray, (B, C, H, W)
+    dweights : ndarray, (N, C / groups, size, size)
+        Summed over the batch.
+
+    Raises
+    ------
+    ValueError
+        If the channels of `x` and `weights` do not agree.
+    """
     b, c, h, w = x.shape
     size = weights.shape[-1]
     cols, kernels = _as_matrices(x, weights, stride, pad, groups)

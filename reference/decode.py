@@ -22,7 +22,7 @@ class Decoded(NamedTuple):
 
 
 def by_slot(head: np.ndarray, region: Region) -> np.ndarray:
-    """View a head (B, A*(5+C), H, W) as (B, A, H, W, 5+C).
+    """View a head (B, A*(5+C), H, W) as (B, A, H, W, 5+C) (SPEC 1).
 
     Raises
     ------
@@ -77,7 +77,13 @@ def activate_region(pred: np.ndarray, region: Region) -> np.ndarray:
 
 
 def decode_activated(output: np.ndarray, region: Region) -> Decoded:
-    """Read what `activate_region` returned, (B, A*(5+C), H, W), as boxes and probabilities (SPEC 1.3)."""
+    """Read what `activate_region` returned, (B, A*(5+C), H, W), as boxes and probabilities (SPEC 1.3).
+
+    Raises
+    ------
+    ValueError
+        As `by_slot`.
+    """
     slots = by_slot(output, region)
     _, _, H, W, _ = slots.shape
     col = np.arange(W, dtype=slots.dtype)
@@ -95,7 +101,7 @@ def decode_activated(output: np.ndarray, region: Region) -> Decoded:
 
 
 def decode(pred: np.ndarray, region: Region) -> Decoded:
-    """Turn the raw output of a network into boxes and probabilities.
+    """Turn the raw output of a network into boxes and probabilities (SPEC 1).
 
     Parameters
     ----------
@@ -124,7 +130,7 @@ def encode(box: np.ndarray, slot: tuple[int, int, int], shape: tuple[int, int], 
     Parameters
     ----------
     box : ndarray (4,)
-        x, y, w, h as fractions of the input.
+        x, y, w, h as fractions of the input; not empty, as an empty size has no logarithm.
     slot : (anchor, row, col)
         Which anchor of which cell.
     shape : (H, W)
@@ -136,6 +142,11 @@ def encode(box: np.ndarray, slot: tuple[int, int, int], shape: tuple[int, int], 
     -------
     ndarray (4,)
         Place in the cell, in cells, and logarithm of the size in anchors.
+
+    Raises
+    ------
+    IndexError
+        If the region has no such anchor.
     """
     anchor, row, col = slot
     grid = np.array(shape[::-1], dtype=box.dtype)

@@ -35,7 +35,7 @@ def class_scores(
     tree_threshold: float = 0.5,
     detection_map: tuple[int, ...] | None = None,
 ) -> np.ndarray:
-    """Score of every class of every box.
+    """Score of every class of every box (SPEC 8).
 
     Parameters
     ----------
@@ -55,6 +55,11 @@ def class_scores(
     ndarray (B, A*H*W, C)
         Objectness times class probability. On a tree, without a map, each box has one class: the node that
         the descent reaches, with the objectness as its score. C is the length of `detection_map` if given.
+
+    Raises
+    ------
+    ValueError
+        If the descent's `tree_threshold` is negative.
     """
     probs = decoded.class_probs.reshape(len(decoded.boxes), -1, region.classes)
     p_o = decoded.objectness.reshape(*probs.shape[:2], 1)
@@ -84,7 +89,7 @@ def detect(
     tree_threshold: float = 0.5,
     detection_map: tuple[int, ...] | None = None,
 ) -> Detections:
-    """Detections of every image, best first.
+    """Detections of every image, best first (SPEC 8).
 
     Parameters
     ----------
@@ -128,9 +133,9 @@ def detect(
         np.zeros(B, np.int64),
     )
     for image, boxes in enumerate(decoded.boxes.reshape(B, -1, 4)):
-        location, category = np.nonzero(scores[image])  # by location, then by class
-        score = scores[image, location, category]
-        group = np.zeros_like(category) if class_agnostic else category
+        location, label = np.nonzero(scores[image])  # by location, then by class
+        score = scores[image, location, label]
+        group = np.zeros_like(label) if class_agnostic else label
         keep = np.concatenate(
             [_nms_of(group == g, boxes[location], score, iou) for g in np.unique(group)]
             or [np.zeros(0, np.int64)]
@@ -140,7 +145,7 @@ def detect(
         n = len(keep)
         found.boxes[image, :n] = boxes[location[keep]]
         found.scores[image, :n] = score[keep]
-        found.classes[image, :n] = category[keep]
+        found.classes[image, :n] = label[keep]
         found.count[image] = n
     return found
 
@@ -184,6 +189,12 @@ def region_detections(
     Returns
     -------
     DenseDetections
+
+    Raises
+    ------
+    ValueError
+        If the channels of `pred` do not fit the region, `flip_test` finds other than two images, the
+        descent's `tree_threshold` is negative, or the picture is so elongated that its letterbox is empty.
     """
     output = activate_region(pred, region)
     decoded = decode_activated(average_flip(output, region) if flip_test else output, region)
@@ -201,7 +212,14 @@ def average_flip(output: np.ndarray, region: Region) -> np.ndarray:
 
     As Darknet computes it, and wrong as it does: the negated channels are the first A of the whole tensor,
     where an old layout kept p_x, and -p_x is not the mirror of a place in a cell, 1 - p_x, either.
+
+    Raises
+    ------
+    ValueError
+        If `output` does not hold two images.
     """
+    if len(output) != 2:
+        raise ValueError(f"pred: a picture and its mirror image are needed, got {len(output)}")
     A, W = len(region.anchors), output.shape[3]
     mirrored = output[1, :, :, ::-1].copy()
     swapped = np.arange(W) != W - 1 - np.arange(W)  # the middle column of an odd number stays as it is

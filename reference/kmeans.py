@@ -33,12 +33,15 @@ def shape_iou(wh: np.ndarray, anchors: np.ndarray) -> np.ndarray:
 
 
 def mean_best_iou(wh: np.ndarray, anchors: np.ndarray) -> float:
-    """Mean over boxes of the IoU with the anchor that fits best: the measure of paper 2, table 1."""
+    """Mean over boxes of the IoU with the anchor that fits best: the measure of paper 2, table 1.
+
+    Arguments as for `shape_iou`.
+    """
     return float(shape_iou(wh, anchors).max(axis=1).mean())
 
 
 def recall_at(wh: np.ndarray, anchors: np.ndarray, threshold: float = 0.5) -> float:
-    """Share of the boxes whose best anchor has an IoU of at least `threshold`."""
+    """Share of the boxes whose best anchor has an IoU of at least `threshold`; see `mean_best_iou`."""
     return float((shape_iou(wh, anchors).max(axis=1) >= threshold).mean())
 
 

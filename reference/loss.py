@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reference.assign import Match, assign_targets, match_truths
+from reference.assign import Match, assign_matches, match_truths
 from reference.boxes import box_iou_broadcast
-from reference.decode import activate_region, by_slot, decode_activated, encode
+from reference.decode import activate_region, by_slot, decode, encode
 from reference.region import Region
 
 
@@ -36,14 +36,14 @@ class Targets(NamedTuple):
 
 
 class RegionStatistics(NamedTuple):
-    """The numbers Darknet prints (SPEC 7.3); means over the labels of the batch, NaN without labels."""
+    """The numbers Darknet prints (SPEC 7.3); means over the truths of the batch, NaN without truths."""
 
-    iou: float  # of the responsible prediction with its label
-    category: float  # probability of the label's class
+    iou: float  # of the responsible prediction with its truth
+    true_class: float  # probability of the truth's class
     objectness: float  # at responsible slots
     noobject: float  # mean over all predictions
-    recall: float  # fraction of labels with IoU > 0.5
-    labels: int  # labels with boxes
+    recall: float  # fraction of truths with IoU > 0.5
+    truths: int  # truths with boxes
 
 
 def region_targets(pred: np.ndarray, truth: np.ndarray, region: Region, seen: int) -> Targets:
@@ -51,10 +51,10 @@ def region_targets(pred: np.ndarray, truth: np.ndarray, region: Region, seen: in
 
     Parameters and errors are those of `region_loss`.
     """
-    output = activate_region(pred, region)
-    boxes = decode_activated(output, region).boxes
-    matches = match_truths(pred, truth, region)
-    assignment = assign_targets(pred, truth, region)
+    decoded = decode(pred, region)
+    boxes = decoded.boxes
+    matches = match_truths(decoded, truth, region)
+    assignment = assign_matches(matches, boxes, truth, region)
     truth = truth.astype(pred.dtype)
     weight = np.zeros_like(by_slot(pred, region))
     value = np.zeros_like(weight)
@@ -92,18 +92,18 @@ def _class_targets(weight: np.ndarray, value: np.ndarray, match: Match, region: 
     """Write the class part (C,) of a slot: SPEC 4, on a tree SPEC 5."""
     if region.tree is not None:
         # every softmax on the way to the root learns its member of the path, all others are left alone:
-        # what an earlier label wrote into them stays
-        for node in region.tree.path(match.category):
+        # what an earlier truth wrote into them stays
+        for node in region.tree.path(match.label):
             group = region.tree.group_of[node]
             start = region.tree.group_offsets[group]
             members = slice(start, start + region.tree.group_sizes[group])
             weight[members], value[members] = region.class_scale, 0
             value[node] = 1
     else:
-        # Darknet asks whether the delta of class 0 is non-zero, its proxy for "an earlier label is here"
+        # Darknet asks whether the delta of class 0 is non-zero, its proxy for "an earlier truth is here"
         if not (region.class_activation == "logistic" and repeated):
             weight[:], value[:] = region.class_scale, 0
-        value[match.category] = 1
+        value[match.label] = 1
 
 
 def _log_softmax(x: np.ndarray) -> np.ndarray:
@@ -168,7 +168,7 @@ def region_loss(pred: np.ndarray, truth: np.ndarray, region: Region, seen: int) 
     Raises
     ------
     ValueError
-        If the channels do not fit the region, a label's class is not one of the head's, or its box is empty
+        If the channels do not fit the region, a truth's class is not one of the head's, or its box is empty
         or centred outside the picture; the message names the image and the row.
     """
     return loss_against(pred, region_targets(pred, truth, region, seen), region)
@@ -205,8 +205,9 @@ def region_loss_grad(pred: np.ndarray, truth: np.ndarray, region: Region, seen: 
     ValueError
         As `region_loss`.
     """
+    targets = region_targets(pred, truth, region, seen)
     output = by_slot(activate_region(pred, region), region)
-    grad = -by_slot(region_delta(pred, truth, region, seen), region)
+    grad = targets.weight * (output - targets.value)  # minus the delta
     logistic = (0, 1) if region.background else (0, 1, 4)  # SPEC 7.1: sigma' for t_x, t_y, t_o only
     for channel in logistic:
         grad[..., channel] *= output[..., channel] * (1 - output[..., channel])
@@ -235,32 +236,31 @@ def region_statistics(pred: np.ndarray, truth: np.ndarray, region: Region) -> Re
 
     Parameters and errors are those of `region_loss`.
     """
-    output = by_slot(activate_region(pred, region), region)
-    boxes = decode_activated(activate_region(pred, region), region).boxes
-    matches = match_truths(pred, truth, region)
+    decoded = decode(pred, region)
+    matches = match_truths(decoded, truth, region)
     ious: list[float] = []
     objects: list[float] = []
-    category, taken = 0.0, set()
+    true_class, taken = 0.0, set()
     ordinary = np.ones(len(pred), dtype=bool)
     for match in matches:
-        probs = output[match.slot][5:]
+        probs = decoded.class_probs[match.slot]
         if region.tree is not None:
-            category += float(probs[region.tree.path(match.category)].prod())
+            true_class += float(probs[region.tree.path(match.label)].prod())
         elif region.class_activation == "softmax" or match.slot not in taken:
-            category += float(probs[match.category])  # a repeated logistic label adds nothing
+            true_class += float(probs[match.label])  # a repeated logistic truth adds nothing
         taken.add(match.slot)
         if match.class_only:
             ordinary[match.slot[0]] = False
         else:
-            label = truth[match.slot[0], match.row, :4].astype(pred.dtype)
-            ious.append(float(box_iou_broadcast(boxes[match.slot], label)))
-            objects.append(float(output[match.slot][4]))
+            box = truth[match.slot[0], match.row, :4].astype(pred.dtype)
+            ious.append(float(box_iou_broadcast(decoded.boxes[match.slot], box)))
+            objects.append(float(decoded.objectness[match.slot]))
     nan = float("nan")
     return RegionStatistics(
         iou=sum(ious) / len(ious) if ious else nan,
-        category=category / len(matches) if matches else nan,
+        true_class=true_class / len(matches) if matches else nan,
         objectness=sum(objects) / len(ious) if ious else nan,
-        noobject=float(output[ordinary][..., 4].sum() / output[..., 4].size),
+        noobject=float(decoded.objectness[ordinary].sum() / decoded.objectness.size),
         recall=sum(iou > 0.5 for iou in ious) / len(ious) if ious else nan,
-        labels=len(ious),
+        truths=len(ious),
     )

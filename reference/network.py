@@ -33,7 +33,7 @@ Parameters = dict[str, np.ndarray]
 def forward(
     layers: list[Layer], parameters: list[Parameters], x: np.ndarray, form: Form = "darknet"
 ) -> list[np.ndarray]:
-    """Run a network for inference.
+    """Run a network for inference (SPEC 10).
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def forward(
     Raises
     ------
     ValueError
-        If a layer does not fit its input.
+        If a layer does not fit its input, or `form` is unknown.
     """
     output_shapes(layers, x.shape[1:])  # complains about the first layer that does not fit
     outputs: list[np.ndarray] = []

@@ -70,6 +70,10 @@ def nms_per_class(
         Scores.
     iou_threshold : float
         Exactly this IoU still survives.
+
+    Returns
+    -------
+    Survivors
     """
     probs = probs.copy()
     order, count = _empty_last(objectness)

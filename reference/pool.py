@@ -34,7 +34,10 @@ def max_pool(x: np.ndarray, size: int = 2, stride: int = 2, padding: int | None 
 
 
 def max_pool_winners(x: np.ndarray, size: int = 2, stride: int = 2, padding: int | None = None) -> np.ndarray:
-    """Flat index into `x` of the FIRST largest value (in row-major order) of every window of `max_pool`."""
+    """Flat index into `x` of the FIRST largest value (in row-major order) of every window of `max_pool`.
+
+    Arguments, shape and errors are those of `max_pool`; int64.
+    """
     padding = size - 1 if padding is None else padding
     if not 0 <= padding < size:
         raise ValueError(f"padding {padding} is not in 0..{size - 1}")
@@ -52,7 +55,10 @@ def max_pool_winners(x: np.ndarray, size: int = 2, stride: int = 2, padding: int
 def max_pool_grad(
     dout: np.ndarray, x: np.ndarray, size: int = 2, stride: int = 2, padding: int | None = None
 ) -> np.ndarray:
-    """Add every dL/d(output) (B, C, OH, OW) to the winner of its window: dL/dx, shaped like `x`."""
+    """Add every dL/d(output) (B, C, OH, OW) to the winner of its window: dL/dx, shaped like `x`.
+
+    The other arguments and the errors are those of `max_pool`.
+    """
     dx = np.zeros(x.size, dout.dtype)
     np.add.at(dx, max_pool_winners(x, size, stride, padding), dout)  # windows overlap where stride < size
     return dx.reshape(x.shape)

@@ -66,6 +66,11 @@ def reorg_grad(
     -------
     ndarray
         dL/dx, shaped like x.
+
+    Raises
+    ------
+    ValueError
+        As `reorg`.
     """
     if reverse:
         return reorg(dout, stride, "space_to_depth")

@@ -1,4 +1,4 @@
-"""Who answers for which label: cells, anchors, ties, masks and list ends by hand, then properties."""
+"""Who answers for which truth: cells, anchors, ties, masks and list ends by hand, then properties."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from reference.assign import assign_targets, label_list, match_truths
+from reference.assign import assign_targets, match_truths, truth_list
 from reference.decode import decode
 from reference.region import Region
 from tests.strategies import TREE, cases
@@ -20,9 +20,9 @@ def zeros(region, h, w):
     return np.zeros((1, region.channels, h, w))
 
 
-def owners(region, pred, *labels):
-    """{(anchor, row, col): row of the label} of one image."""
-    index = assign_targets(pred, np.array([labels]).reshape(1, -1, 5), region).index[0]
+def owners(region, pred, *truths):
+    """{(anchor, row, col): row of the truth} of one image."""
+    index = assign_targets(pred, np.array([truths]).reshape(1, -1, 5), region).index[0]
     assert index.dtype == np.int32
     return {slot: int(index[slot]) for slot in zip(*map(list, np.nonzero(index >= 0)), strict=True)}
 
@@ -56,41 +56,41 @@ def test_first_anchor_wins_a_tie():
 
 
 def test_shapes_of_predictions_choose_without_bias_match():
-    # predictions twice as large as their anchors: 2 x 2 and 4 x 4 cells; the label is 2 x 2
+    # predictions twice as large as their anchors: 2 x 2 and 4 x 4 cells; the truth is 2 x 2
     region = replace(TWO, bias_match=False)
     pred = zeros(region, 4, 4)
     pred[0, [2, 3, 9, 10]] = np.log(2)
-    label = (0.1, 0.1, 0.5, 0.5, 0)
-    assert owners(region, pred, label) == {(0, 0, 0): 0}
-    assert owners(TWO, pred, label) == {(1, 0, 0): 0}
+    truth = (0.1, 0.1, 0.5, 0.5, 0)
+    assert owners(region, pred, truth) == {(0, 0, 0): 0}
+    assert owners(TWO, pred, truth) == {(1, 0, 0): 0}
 
 
-def test_labels_of_one_cell_coexist_on_different_anchors():
+def test_truths_of_one_cell_coexist_on_different_anchors():
     small, large = (0.1, 0.1, 0.25, 0.25, 0), (0.1, 0.1, 0.5, 0.5, 1)
     assert owners(TWO, zeros(TWO, 4, 4), small, large) == {(0, 0, 0): 0, (1, 0, 0): 1}
 
 
-def test_last_label_wins_a_slot():
-    label = (0.1, 0.1, 0.25, 0.25, 0)
-    assert owners(TWO, zeros(TWO, 4, 4), label, label, label) == {(0, 0, 0): 2}
+def test_last_truth_wins_a_slot():
+    truth = (0.1, 0.1, 0.25, 0.25, 0)
+    assert owners(TWO, zeros(TWO, 4, 4), truth, truth, truth) == {(0, 0, 0): 2}
 
 
 def test_list_ends_at_the_first_x_of_zero():
-    label, end = (0.1, 0.1, 0.25, 0.25, 0), (0, 0.9, 0.9, 0.9, 1)
-    assert owners(TWO, zeros(TWO, 4, 4), label, end, label) == {(0, 0, 0): 0}
+    truth, end = (0.1, 0.1, 0.25, 0.25, 0), (0, 0.9, 0.9, 0.9, 1)
+    assert owners(TWO, zeros(TWO, 4, 4), truth, end, truth) == {(0, 0, 0): 0}
     assert owners(TWO, zeros(TWO, 4, 4), (0.1, 0, 0.25, 0.25, 0)) == {(0, 0, 0): 0}  # y = 0 is a place
 
 
 def test_ignored_only_above_the_threshold():
-    # the prediction is the whole picture, the label its left half: IoU exactly 1/2
+    # the prediction is the whole picture, the truth its left half: IoU exactly 1/2
     truth = np.array([[[0.25, 0.5, 0.5, 1, 0]]])
     for threshold, ignored in [(0.49, True), (0.5, False), (0.51, False)]:
         region = replace(ONE, ignore_threshold=threshold)
         assert assign_targets(zeros(region, 1, 1), truth, region).ignore.item() is ignored
 
 
-def test_best_of_all_labels_decides_about_ignoring():
-    # a good label first, a bad one after it
+def test_best_of_all_truths_decides_about_ignoring():
+    # a good truth first, a bad one after it
     truth = np.array([[[0.5, 0.5, 1, 1, 0], [0.5, 0.5, 0.1, 0.1, 0]]])
     assert assign_targets(zeros(ONE, 1, 1), truth, ONE).ignore.all()
     assert assign_targets(zeros(ONE, 1, 1), truth[:, ::-1], ONE).ignore.all()
@@ -104,23 +104,23 @@ def test_classification_only_image():
     pred = zeros(region, 1, 2)
     pred[0, 4, 0, 1] = np.log(3)
     truth = np.array([[[0.2, 0.2, 0.1, 0.1, 1], [999999, 999999, 0, 0, 9]]])
-    (match,) = match_truths(pred, truth, region)
+    (match,) = match_truths(decode(pred, region), truth, region)
     assert match == ((0, 0, 0, 1), 1, 9, True)  # the class is a node already, the map is not for it
     # half as likely a pug among dogs: 3/4 * 1/4 < 1/2 * 1/2
     pred[0, 5 + 8, 0, 1] = np.log(3)
-    assert match_truths(pred, truth, region)[0].slot == (0, 0, 0, 0)
+    assert match_truths(decode(pred, region), truth, region)[0].slot == (0, 0, 0, 0)
     assignment = assign_targets(pred, truth, region)
     assert (assignment.index == -1).all() and not assignment.ignore.any()
 
 
 def test_class_map():
     region = replace(ONE, class_map=(1, 1, 0))
-    (match,) = match_truths(zeros(region, 1, 1), np.array([[[0.5, 0.5, 1, 1, 2]]]), region)
-    assert match.category == 0
+    (match,) = match_truths(decode(zeros(region, 1, 1), region), np.array([[[0.5, 0.5, 1, 1, 2]]]), region)
+    assert match.label == 0
 
 
 @pytest.mark.parametrize(
-    ("label", "message"),
+    ("wrong", "message"),
     [
         ((0.5, 0.5, 1, 1, 2), "image 0, row 1: class 2 is not one of 2"),
         ((0.5, 0.5, 1, 1, -1), "image 0, row 1: class -1"),
@@ -130,8 +130,8 @@ def test_class_map():
         ((999999, 999999, 0, 0, 0), "image 0, row 1: box"),  # means nothing without a tree
     ],
 )
-def test_labels_without_meaning_are_refused(label, message):
-    truth = np.array([[(0.5, 0.5, 1, 1, 0), label]], float)
+def test_truths_without_meaning_are_refused(wrong, message):
+    truth = np.array([[(0.5, 0.5, 1, 1, 0), wrong]], float)
     with pytest.raises(ValueError, match=message):
         assign_targets(zeros(ONE, 1, 1), truth, ONE)
 
@@ -142,25 +142,26 @@ def test_class_beyond_the_map_is_refused():
 
 
 @pytest.mark.parametrize("truth", [np.zeros((1, 0, 5)), np.zeros((1, 3, 5))])
-def test_no_labels(truth):
+def test_no_truths(truth):
     assignment = assign_targets(zeros(TWO, 1, 1), truth, TWO)
     assert (assignment.index == -1).all() and not assignment.ignore.any()
 
 
 @settings(deadline=None)
 @given(cases())
-def test_owner_is_the_last_label_that_chose_the_slot(case):
+def test_owner_is_the_last_truth_that_chose_the_slot(case):
     index = assign_targets(case.pred, case.truth, case.region).index
-    last = {m.slot: m.row for m in match_truths(case.pred, case.truth, case.region) if not m.class_only}
+    matches = match_truths(decode(case.pred, case.region), case.truth, case.region)
+    last = {m.slot: m.row for m in matches if not m.class_only}
     assert {slot: index[slot] for slot in last} == last
     assert (index >= 0).sum() == len(last)
 
 
 @settings(deadline=None)
 @given(cases())
-def test_labels_sit_in_their_cells(case):
+def test_truths_sit_in_their_cells(case):
     _, H, W = case.pred.shape[1:]
-    for match in match_truths(case.pred, case.truth, case.region):
+    for match in match_truths(decode(case.pred, case.region), case.truth, case.region):
         if not match.class_only:
             image, _, row, col = match.slot
             x, y = case.truth[image, match.row, :2]
@@ -169,12 +170,12 @@ def test_labels_sit_in_their_cells(case):
 
 @settings(deadline=None)
 @given(cases(class_activation="softmax"))
-def test_mask_does_not_care_about_the_order_of_labels(case):
+def test_mask_does_not_care_about_the_order_of_truths(case):
     mask = assign_targets(case.pred, case.truth, case.region).ignore
     reverse = np.zeros_like(case.truth)
     for image, rows in enumerate(case.truth):
-        labels = label_list(rows)
-        reverse[image, : len(labels)] = labels[::-1]
+        truths = truth_list(rows)
+        reverse[image, : len(truths)] = truths[::-1]
     np.testing.assert_array_equal(mask, assign_targets(case.pred, reverse, case.region).ignore)
 
 
@@ -192,7 +193,7 @@ def test_images_are_independent(case):
 @settings(deadline=None)
 @given(cases(class_activation="softmax"))
 def test_perfect_predictions_are_ignored(case):
-    """A label that is a decoded box makes that prediction, and its like, exempt."""
+    """A truth that is a decoded box makes that prediction, and its like, exempt."""
     boxes = decode(case.pred, case.region).boxes
     truth = np.zeros((len(boxes), 1, 5), np.float32)
     truth[:, 0, :4] = boxes[:, -1, -1, -1]

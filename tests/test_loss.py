@@ -33,7 +33,7 @@ def zeros(region, h=1, w=1):
     return np.zeros((1, region.channels, h, w))
 
 
-def labels(*rows):
+def truths(*rows):
     """Truth of one image."""
     return np.array([rows], float)
 
@@ -48,9 +48,9 @@ def grad(region, truth, pred=None, seen=LATE):
     return by_slot(region_loss_grad(pred, truth, region, seen), region)[0, 0, 0, 0]
 
 
-def test_one_label_by_hand():
+def test_one_truth_by_hand():
     # weight 2 - 1/4; places (1/2 - 3/4)^2 + (1/2 - 1/4)^2; sizes twice (0 - ln 1/2)^2
-    got = loss(ONE, labels(QUARTER))
+    got = loss(ONE, truths(QUARTER))
     assert got.xy == pytest.approx(1.75 * (1 / 16 + 1 / 16) / 2)
     assert got.wh == pytest.approx(1.75 * (2 * np.log(2) ** 2) / 2)
     assert got.objectness == pytest.approx(5 * (1 / 2) ** 2 / 2)
@@ -59,49 +59,49 @@ def test_one_label_by_hand():
     assert got.total == pytest.approx(sum(got[1:]))
 
 
-def test_gradient_of_one_label_by_hand():
+def test_gradient_of_one_truth_by_hand():
     # sigma' = 1/4 for places and objectness, none for sizes; classes p - y
     want = [1.75 * -0.25 / 4, 1.75 * 0.25 / 4, 1.75 * np.log(2), 1.75 * np.log(2), 5 * -0.5 / 4, 0.5, -0.5]
-    np.testing.assert_allclose(grad(ONE, labels(QUARTER)), want)
+    np.testing.assert_allclose(grad(ONE, truths(QUARTER)), want)
 
 
-def test_delta_of_one_label_by_hand():
+def test_delta_of_one_truth_by_hand():
     # Darknet's delta: downhill, before sigma'
     want = [1.75 * 0.25, -1.75 * 0.25, -1.75 * np.log(2), -1.75 * np.log(2), 5 * 0.5, -0.5, 0.5]
-    delta = by_slot(region_delta(zeros(ONE), labels(QUARTER), ONE, LATE), ONE)
+    delta = by_slot(region_delta(zeros(ONE), truths(QUARTER), ONE, LATE), ONE)
     np.testing.assert_allclose(delta[0, 0, 0, 0], want)
 
 
 def test_place_is_measured_from_the_cell():
     # x = .75 of two columns is 1.5: cell 1, half way; p_x = 1/2 is right
-    got = loss(ONE, labels((0.75, 0.5, 0.5, 1, 0)), zeros(ONE, 1, 2))
+    got = loss(ONE, truths((0.75, 0.5, 0.5, 1, 0)), zeros(ONE, 1, 2))
     assert got.xy == 0 and got.wh == 0
 
 
 def test_size_is_measured_in_anchors():
-    # a label of 2 x 1 cells on an anchor of 1 x 2 (grid 2 rows, 4 columns): ln 2 too wide, ln 2 too low
+    # a truth of 2 x 1 cells on an anchor of 1 x 2 (grid 2 rows, 4 columns): ln 2 too wide, ln 2 too low
     region = replace(ONE, anchors=((1.0, 2.0),), box_weight="none")
     pred = zeros(region, 2, 4)
-    truth = labels((1 / 8, 1 / 4, 2 / 4, 1 / 2, 0))
+    truth = truths((1 / 8, 1 / 4, 2 / 4, 1 / 2, 0))
     assert loss(region, truth, pred).wh == pytest.approx(np.log(2) ** 2)
     np.testing.assert_allclose(grad(region, truth, pred)[2:4], [-np.log(2), np.log(2)])
 
 
 def test_rescore_asks_for_the_overlap():
-    # the label is a quarter of the prediction
+    # the truth is a quarter of the prediction
     region = replace(ONE, rescore=True)
-    assert loss(region, labels(QUARTER)).objectness == pytest.approx(5 * (1 / 4) ** 2 / 2)
-    assert grad(region, labels(QUARTER))[4] == pytest.approx(5 * (1 / 2 - 1 / 4) / 4)
+    assert loss(region, truths(QUARTER)).objectness == pytest.approx(5 * (1 / 4) ** 2 / 2)
+    assert grad(region, truths(QUARTER))[4] == pytest.approx(5 * (1 / 2 - 1 / 4) / 4)
 
 
 def test_box_weight_none():
     region = replace(ONE, box_weight="none", coord_scale=3)
-    assert loss(region, labels(QUARTER)).xy == pytest.approx(3 / 8 / 2)
+    assert loss(region, truths(QUARTER)).xy == pytest.approx(3 / 8 / 2)
 
 
 def test_scales_enter_once():
     region = replace(ONE, object_scale=3, noobject_scale=0.5, class_scale=7)
-    got = loss(region, labels(QUARTER), zeros(region, 1, 2))
+    got = loss(region, truths(QUARTER), zeros(region, 1, 2))
     assert got.objectness == pytest.approx(3 / 4 / 2)
     assert got.noobject == pytest.approx(0.5 / 4 / 2)
     assert got.classification == pytest.approx(7 * np.log(2))
@@ -115,17 +115,17 @@ def test_nothing_there():
 
 
 def test_good_predictions_are_not_punished():
-    # two like anchors on the label: the first is responsible, the second ignored; a third misses it
+    # two like anchors on the truth: the first is responsible, the second ignored; a third misses it
     region = replace(ONE, anchors=((1.0, 1.0), (1.0, 1.0), (0.5, 0.5)))
-    got = loss(region, labels((0.5, 0.5, 1, 1, 0)))
+    got = loss(region, truths((0.5, 0.5, 1, 1, 0)))
     assert got.objectness > 0  # responsible, although its overlap is above the threshold as well
     assert got.noobject == pytest.approx(1 / 8)
 
 
 def test_punished_at_the_threshold():
-    # like anchors, the label their left half: IoU exactly 1/2; the first is responsible
+    # like anchors, the truth their left half: IoU exactly 1/2; the first is responsible
     region = replace(ONE, anchors=((1.0, 1.0), (1.0, 1.0)), ignore_threshold=0.5)
-    assert loss(region, labels((0.25, 0.5, 0.5, 1, 0))).noobject == pytest.approx(1 / 8)
+    assert loss(region, truths((0.25, 0.5, 0.5, 1, 0))).noobject == pytest.approx(1 / 8)
 
 
 def test_prior_pulls_to_the_anchor_by_hand():
@@ -144,12 +144,12 @@ def test_prior_ends_at_12800():
 
 
 def test_responsible_slots_have_no_prior():
-    assert loss(ONE, labels(QUARTER), seen=0).prior == 0
+    assert loss(ONE, truths(QUARTER), seen=0).prior == 0
 
 
-def test_last_label_overwrites_the_slot():
+def test_last_truth_overwrites_the_slot():
     other = (0.5, 0.5, 1, 1, 0)
-    both, alone = loss(ONE, labels(QUARTER, other)), loss(ONE, labels(other))
+    both, alone = loss(ONE, truths(QUARTER, other)), loss(ONE, truths(other))
     assert both == alone
 
 
@@ -159,14 +159,14 @@ def test_squared_error_by_hand():
     region = replace(ONE, class_loss="squared_error")
     pred = zeros(region)
     pred[0, 6] = np.log(3)
-    truth = labels((0.5, 0.5, 1, 1, 0))
+    truth = truths((0.5, 0.5, 1, 1, 0))
     assert loss(region, truth, pred).classification == pytest.approx(9 / 16)
     np.testing.assert_allclose(grad(region, truth, pred)[5:], [-9 / 32, 9 / 32])
 
 
-def test_logistic_labels_add_up():
+def test_logistic_truths_add_up():
     # classes 0 and 2 of three on one slot: three binary cross entropies of ln 2
-    truth = labels((0.5, 0.5, 1, 1, 0), (0.5, 0.5, 1, 1, 2))
+    truth = truths((0.5, 0.5, 1, 1, 0), (0.5, 0.5, 1, 1, 2))
     assert loss(LOGISTIC, truth).classification == pytest.approx(3 * np.log(2))
     np.testing.assert_allclose(grad(LOGISTIC, truth)[5:], [-0.5, 0.5, -0.5])
 
@@ -174,20 +174,20 @@ def test_logistic_labels_add_up():
 def test_cross_entropy_does_not_saturate():
     pred = zeros(ONE)
     pred[0, 5] = 2000
-    assert loss(ONE, labels(QUARTER), pred).classification == pytest.approx(2000)
+    assert loss(ONE, truths(QUARTER), pred).classification == pytest.approx(2000)
 
 
 def test_tree_path_by_hand():
     # pug among two dogs, dog among two animals, animal among three roots; vehicles learn nothing
-    truth = labels((0.5, 0.5, 1, 1, 9))
+    truth = truths((0.5, 0.5, 1, 1, 9))
     assert loss(WORDS, truth).classification == pytest.approx(2 * np.log(2) + np.log(3))
     want = [-2 / 3, 1 / 3, 1 / 3, -1 / 2, 1 / 2, 0, 0, 0, 1 / 2, -1 / 2]
     np.testing.assert_allclose(grad(WORDS, truth)[5:], want, atol=1e-15)
 
 
-def test_second_label_of_a_tree_keeps_other_groups():
+def test_second_truth_of_a_tree_keeps_other_groups():
     # then car: among three vehicles, and vehicle instead of animal among the roots; dogs keep the pug
-    truth = labels((0.5, 0.5, 1, 1, 9), (0.5, 0.5, 1, 1, 5))
+    truth = truths((0.5, 0.5, 1, 1, 9), (0.5, 0.5, 1, 1, 5))
     assert loss(WORDS, truth).classification == pytest.approx(2 * np.log(2) + 2 * np.log(3))
     want = [1 / 3, -2 / 3, 1 / 3, -1 / 2, 1 / 2, -2 / 3, 1 / 3, 1 / 3, 1 / 2, -1 / 2]
     np.testing.assert_allclose(grad(WORDS, truth)[5:], want, atol=1e-15)
@@ -198,17 +198,17 @@ def test_tree_squared_error_by_hand():
     region = replace(WORDS, class_loss="squared_error")
     pred = zeros(region)
     pred[0, 5 + 2] = np.log(2)
-    truth = labels((0.5, 0.5, 1, 1, 2))
+    truth = truths((0.5, 0.5, 1, 1, 2))
     assert loss(region, truth, pred).classification == pytest.approx((1 / 16 + 1 / 16 + 1 / 4) / 2)
     np.testing.assert_allclose(grad(region, truth, pred)[5:], [3 / 32, 3 / 32, -6 / 32] + [0] * 7, atol=1e-15)
 
 
 def test_classification_only_image_by_hand():
     # three cells, the middle one believes most: it learns the class, the others that nothing is there;
-    # no prior although early, no coordinates, no other label
+    # no prior although early, no coordinates, no other truth
     pred = zeros(WORDS, 1, 3)
     pred[0, 2:4], pred[0, 4, 0, 1] = 1, 1
-    truth = labels((0.2, 0.2, 0.1, 0.1, 3), (999999, 999999, 0, 0, 2))
+    truth = truths((0.2, 0.2, 0.1, 0.1, 3), (999999, 999999, 0, 0, 2))
     got = loss(WORDS, truth, pred, seen=1)
     assert got.classification == pytest.approx(np.log(3))
     assert got.noobject == pytest.approx(2 * (1 / 4) / 2)
@@ -220,22 +220,22 @@ def test_classification_only_image_by_hand():
 def test_background_gradient_is_darknets():
     # p = 1/3 each of background and two classes; 5 (1/3 - 0) without a derivative, classes p - y
     region = replace(ONE, background=True)
-    np.testing.assert_allclose(grad(region, labels(QUARTER))[4:], [5 / 3, 1 / 3, -2 / 3])
+    np.testing.assert_allclose(grad(region, truths(QUARTER))[4:], [5 / 3, 1 / 3, -2 / 3])
     # nothing there: the background should be 1
     np.testing.assert_allclose(grad(region, NOTHING)[4:], [1 / 3 - 1, 0, 0])
 
 
 def test_statistics_by_hand():
     # overlaps 1/4 and 1; p = 1/2 of three cells' objectness, mean over all
-    got = region_statistics(zeros(ONE), labels(QUARTER, (0.5, 0.5, 1, 1, 0)), ONE)
+    got = region_statistics(zeros(ONE), truths(QUARTER, (0.5, 0.5, 1, 1, 0)), ONE)
     assert got == (0.625, 0.5, 0.5, 0.5, 0.5, 2)
     nothing = region_statistics(zeros(ONE), NOTHING, ONE)
-    assert nothing.labels == 0 and nothing.noobject == 0.5 and np.isnan(nothing.iou)
+    assert nothing.truths == 0 and nothing.noobject == 0.5 and np.isnan(nothing.iou)
 
 
-def test_label_without_a_class_is_named():
+def test_truth_without_a_class_is_named():
     with pytest.raises(ValueError, match="image 0, row 1: class 7"):
-        loss(ONE, labels(QUARTER, (0.5, 0.5, 1, 1, 7)))
+        loss(ONE, truths(QUARTER, (0.5, 0.5, 1, 1, 7)))
 
 
 def _float64(case):

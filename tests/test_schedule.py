@@ -24,11 +24,16 @@ from reference.schedule import Schedule, learning_rate
         (Schedule(0.1, burn_in=10), 5, 0.1 / 16),
         (Schedule(0.1, "exp", gamma=0.5, burn_in=10, power=1), 5, 0.05),  # the policy has to wait
         (Schedule(0.1, burn_in=10), 10, 0.1),
-        (Schedule(0.1, "exp", gamma=0.5, burn_in=3), 3, 0.1 / 8),  # and then starts where it would have been
     ],
 )
 def test_by_hand(schedule, batch_num, rate):
     assert learning_rate(schedule, batch_num) == pytest.approx(rate, rel=1e-6)
+
+
+def test_burn_in_ends_where_the_policy_would_have_been():
+    schedule = Schedule(0.1, "exp", gamma=0.5, burn_in=3, power=1)
+    assert learning_rate(schedule, 2) == pytest.approx(0.1 * 2 / 3)
+    assert learning_rate(schedule, 3) == pytest.approx(0.1 / 8)
 
 
 TINY_VOC = Schedule(1.0, "steps", steps=(-1, 100, 20000, 30000), scales=(0.1, 10.0, 0.1, 0.1))

@@ -89,11 +89,14 @@ def test_absolute_by_hand():
         (0.3, "terrier"),  # .75 * .5 * 1 = .375 (dog before cat: the first of equals)
         (0.375, "animal"),  # not MORE than .375
         (0.74, "animal"),
-        (0.9, "animal"),  # not even a root is likely enough: the likeliest root
     ],
 )
 def test_descend_conditionals_by_hand(threshold, want):
     assert TREE.names[descend(CONDITIONAL, TREE, threshold)] == want
+
+
+def test_descend_without_a_likely_root_is_the_likeliest():
+    assert descend(CONDITIONAL, TREE, 0.9) == 0  # animal, .75
 
 
 def test_descend_absolute_values_is_stricter():
