@@ -172,10 +172,10 @@ def test_layers_that_do_not_fit():
         Network([Conv(15), REGION], (3, 8, 8))
 
 
-def test_head_and_stride():
+def test_head():
     layers, shape = NETWORKS["passthrough, Darknet's order"]
     network = Network(layers, shape)
-    assert network.head is REGION and network.stride == 2
+    assert network.head is REGION
     assert Network([Conv(3)], (3, 8, 8)).head is None
 
 
@@ -228,24 +228,30 @@ class TestTrial3:
         found = fast.detect.detect(raw, config.layers[-1], 0.24, 0.3)
         self.check(type(found)(*(part.numpy() for part in found)), golden, picture)
 
-    def test_from_the_picture_file(self, trained, picture):
+    def test_from_the_picture_file(self, trained, picture, monkeypatch):
         """The product's own path: Pillow, letterbox, network, NMS, boxes in the picture.
 
-        Pillow's JPEG decoder and its antialiasing differ from Darknet's, so the scores do a little.
+        Only the averaging of pictures of twice the input's size is left out, as Darknet does not do it.
+        Its JPEG decoder differs from Darknet's by up to 2.7 of 255 levels in a pixel of the input. Measured
+        on both pictures, that moves a score by up to .0047 and a box by up to .0014 of the picture; the place
+        of epsilon in batch norm moves scores by another .0002. The bounds are twice that.
         """
+        monkeypatch.setattr("yolov2.letterbox.shrunk", lambda picture, width, height: picture, raising=False)
         config, parameters, golden = trained
         names = (DATA / "darknet" / "data" / "voc.names").read_text().split()
         detector = Detector.build(config.layers, tuple(names), config.net.width)
         load_parameters(detector.network, parameters)
         with Image.open(DATA / "darknet" / "data" / f"{picture}.jpg") as file:
-            (found,) = detector([file.convert("RGB")], conf=0.24, iou=0.3)
-        sure = golden[f"{picture}_dets"]
-        sure = sure[sure[:, 1] > 0.4]
-        assert len(sure) >= 2
-        for label, score, *box in sure:
-            same = np.flatnonzero(found.classes == label)
-            near = same[np.abs(found.boxes[same] - box).max(axis=1) < 0.05]
-            assert len(near) and np.abs(found.scores[near] - score).min() < 0.1
+            (found,) = detector([file.convert("RGB")], conf=0.24 - 0.01, iou=0.3)
+        want = golden[f"{picture}_dets"]  # of scores above .24
+        matched = set()
+        for label, score, *box in want:
+            near = (found.classes == label) & (np.abs(found.boxes - box).max(axis=1) < 0.003)
+            (row,) = np.flatnonzero(near)
+            assert abs(found.scores[row] - score) < 0.01
+            matched.add(row)
+        assert len(matched) == len(want)
+        assert (np.delete(found.scores, list(matched)) < 0.24 + 0.01).all()  # there is nothing else
 
     def check(self, found, golden, picture):
         """The detections on one picture against golden rows of class, score, box in the picture."""

@@ -8,8 +8,8 @@ from reference.detect import region_detections
 from reference.loss import region_delta, region_loss_grad, region_statistics
 from reference.nms import nms_objectness, nms_per_class
 from reference.region import Region
-from reference.wordtree import read_tree
-from tests.golden import DATA, GOLDEN, check, compare
+from tests.golden import check, compare
+from tests.golden.tree import golden_tree
 
 SUPPRESS = {"per class (sort)": nms_per_class, "objectness": nms_objectness}
 
@@ -17,10 +17,7 @@ SUPPRESS = {"per class (sort)": nms_per_class, "objectness": nms_objectness}
 def golden_region(case) -> Region:
     """Settings of a golden case; keys a detection case does not have keep their defaults."""
     c = case.config
-    tree = None
-    if c["tree"]:
-        folder = DATA / "darknet/data" if c["tree"] == "9k.tree" else GOLDEN / "trees"
-        tree = read_tree(folder / c["tree"])
+    tree = golden_tree(c["tree"]) if c["tree"] else None
     same = ("object_scale", "noobject_scale", "class_scale", "coord_scale")
     return Region(
         anchors=tuple((float(w), float(h)) for w, h in case["anchors"].reshape(-1, 2)),
