@@ -214,13 +214,6 @@ class Network(nn.Module):
         last = self.layers[-1]
         return last if isinstance(last, Region | Softmax | Grid) else None
 
-    @property
-    def stride(self) -> int:
-        """Input pixels per output cell."""
-        size = 1024
-        shapes = output_shapes(self.layers, (self.input_shape[0], size, size))
-        return size // shapes[-1][1]
-
     def forward(self, x: Tensor) -> Tensor:
         kept: dict[int, Tensor] = {}
         for index, (layer, block) in enumerate(zip(self.layers, self.blocks, strict=True)):
