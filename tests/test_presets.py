@@ -153,6 +153,12 @@ class TestCommand:
         )
         assert command(main, "--model", tmp_path / "n.cfg", "--imgsz", "16") == 0
         assert "16x16x2" in capsys.readouterr().out
+        (tmp_path / "n.cfg").write_text(
+            "[net]\nwidth=8\nheight=8\nchannels=3\ncolour=3\n[convolutional]\nfilters=2\nsize=1\n"
+        )
+        assert command(main, "--model", tmp_path / "n.cfg") == 0
+        line = f"warning: {tmp_path / 'n.cfg'}: line 5, [net]: colour is not used\n"
+        assert capsys.readouterr().err == line
         (tmp_path / "n.cfg").write_text("[net]\n[tansformer]\n")
         assert_refused(capsys, main, "--model", tmp_path / "n.cfg", names=("n.cfg", "line 2", "tansformer"))
 

@@ -1,6 +1,8 @@
 """What a network is made of and costs: ``python -m yolov2.summary --model yolov2-voc`` (SPEC 21)."""
 
 import math
+import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,9 +116,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         layers = darknet19()
     elif Path(config.model).is_file():
         try:
-            network = read_cfg(Path(config.model), root=Path(config.model).parent)
+            with warnings.catch_warnings(record=True) as unread:
+                warnings.simplefilter("always")
+                network = read_cfg(Path(config.model), root=Path(config.model).parent)
         except (ValueError, OSError) as error:
             raise UserError(f"{config.model}: {error}") from None
+        for warning in unread:
+            print(f"warning: {config.model}: {warning.message}", file=sys.stderr)
         layers, shape = network.layers, network.net.input_shape
     else:
         raise UserError(f"--model {config.model}: no such file and none of {', '.join(PRESETS)}, darknet19")
