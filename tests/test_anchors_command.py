@@ -165,16 +165,21 @@ def test_training_curves(tmp_path):
     with pytest.raises(UserError, match="no rows"):
         plots.training_curves(write_results(tmp_path / "results.csv", []), tmp_path / "none.png")
     (tmp_path / "results.csv").write_text("epoch,loss\n1,2\n")
-    with pytest.raises(UserError, match="columns lr, xy"):
+    with pytest.raises(UserError, match="columns lr, map50"):
         plots.training_curves(tmp_path / "results.csv", tmp_path / "none.png")
 
 
-def test_precision_recall_curves(tmp_path):
+def test_precision_recall_curves(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     curve = np.array([0.5, 1.0]), np.array([1.0, 0.8])
     empty = np.zeros(0), np.zeros(0)
-    plots.precision_recall_curves({"dog": curve, "cat": empty}, {"dog": 0.9, "cat": 0.0}, tmp_path / "pr.png")
-    assert Image.open(tmp_path / "pr.png").format == "PNG"
+    out = tmp_path / "pr.png"
+    plots.precision_recall_curves({"dog": curve, "cat": empty}, {"dog": 0.9, "cat": 0.0}, out)
+    assert Image.open(out).format == "PNG"
+    with pytest.raises(UserError, match=r"pr\.xyz: .*not supported"):
+        plots.precision_recall_curves({"dog": curve}, {"dog": 0.9}, out.with_suffix(".xyz"))
+    plots.precision_recall_curves({}, {}, tmp_path / "none.png")
+    assert "no truth to find" in capsys.readouterr().err and not (tmp_path / "none.png").exists()
 
 
 def test_without_matplotlib_the_figure_is_left_out(npz, tmp_path, monkeypatch, capsys):

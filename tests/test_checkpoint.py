@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -10,8 +11,11 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+import yolov2.train
 from reference import layers as records
 from reference.region import Region, WordTree
+from tests.commands import assert_refused, command
+from yolov2 import detect
 from yolov2.checkpoint import Checkpoint, from_plain, load_checkpoint, save_checkpoint, to_plain
 from yolov2.detector import Detector
 from yolov2.errors import UserError
@@ -108,6 +112,24 @@ def test_every_kind_of_layer_was_tried():
     assert {type(r) for r in EVERY_RECORD} == set(records.Layer.__args__)
 
 
+def rewrite(path, change, keep=lambda name: True):
+    """Put other metadata into a checkpoint: `change` alters the dict of plain values."""
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys() if keep(name)}  # noqa: SIM118
+    plain = {k: json.loads(v) for k, v in metadata.items() if k != "format"}
+    change(plain)
+    save_file(tensors, path, {"format": metadata["format"]} | {k: json.dumps(v) for k, v in plain.items()})
+
+
+def flipped(data, rng, positions):
+    """The bytes with one bit wrong, once for each of the positions."""
+    for position in positions:
+        broken = bytearray(data)
+        broken[position] ^= 1 << int(rng.integers(8))
+        yield bytes(broken)
+
+
 class TestDamage:
     def test_truncated(self, path):
         data = path.read_bytes()
@@ -119,17 +141,108 @@ class TestDamage:
     def test_flipped_bits_are_refused_or_harmless(self, path):
         """A wrong bit in the header, or in a tensor, ends in a message or in a detector; never in a crash."""
         data, rng = path.read_bytes(), np.random.default_rng(1)
+        picture = Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8))
         refused = 0
-        for position in rng.integers(0, 3000, 300):
-            broken = bytearray(data)
-            broken[position] ^= 1 << int(rng.integers(8))
+        for broken in flipped(data, rng, rng.integers(0, len(data), 400)):
             path.write_bytes(broken)
             try:
-                Detector.load(path)
+                (found,) = Detector.load(path)([picture], conf=0.01)
             except UserError as error:
-                assert str(path) in str(error)
+                assert str(path) in str(error) and "\n" not in str(error)
                 refused += 1
-        assert refused > 50
+            else:
+                detect.to_records(found, picture.size, ("a", "b", "c"))
+        assert 50 < refused < 350
+
+    def test_flipped_bits_and_resume(self, small_run, tmp_path, capsys, monkeypatch):
+        """The same for going on with a training: configuration, progress and momentum are read too."""
+        monkeypatch.setattr(yolov2.train, "report", lambda *_: None)  # it only reads the best checkpoint
+        path = tmp_path / "last.safetensors"
+        data, rng = (small_run / "last.safetensors").read_bytes(), np.random.default_rng(1)
+        parts = [(data.index(key), 900) for key in (b'"config"', b'"progress"')] + [(0, len(data))]
+        refused = 0
+        for start, length in parts:
+            for broken in flipped(data, rng, start + rng.integers(0, length, 25)):
+                path.write_bytes(broken)
+                status = command(yolov2.train.main, "--resume", path, "--epochs", "3")
+                errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+                assert (status, len(errors)) in ((0, 0), (2, 1))
+                refused += status == 2
+        assert 10 < refused < 65
+
+    @pytest.mark.parametrize(
+        "key, value, reason",
+        [
+            ("names", ["a", "b"], "2 class names for 3 classes"),
+            ("names", [1, 2, 3], "a class name is no text"),
+            ("names", 3, "not iterable"),
+            ("resize", "strecth", "resize: 'strecth' is not one of letterbox, stretch"),
+            ("imgsz", "32", "imgsz: '32' is not a number of pixels"),
+            ("imgsz", 0, "imgsz: 0"),
+            ("imgsz", 33, "not divisible by stride 2"),
+            ("config", None, "config and progress"),
+            ("progress", 3, "config and progress"),
+            ("layers", [], "does not end in a region layer"),
+            ("layers", to_plain(LAYERS[:-1]), "does not end in a region layer"),
+            ("layers", to_plain([records.MaxPool(0), *LAYERS[1:]]), "damaged checkpoint"),
+            ("layers", to_plain([records.Conv(4, groups=0), *LAYERS[1:]]), "damaged checkpoint"),
+            ("layers", [{"type": "Convolution"}], "no 'Convolution'"),
+            ("layers", [{"typ": "Conv"}], "no 'type'"),
+        ],
+    )
+    def test_records_that_make_no_sense(self, path, key, value, reason):
+        rewrite(path, lambda plain: plain.update({key: value}))
+        with pytest.raises(UserError, match=r"best\.safetensors: damaged checkpoint \(") as error:
+            Detector.load(path)
+        assert reason in str(error.value)
+
+    @pytest.mark.parametrize(
+        "key, change",
+        [
+            ("progress", {"epocs": 1}),
+            ("progress", {"epoch": -1}),
+            ("progress", {"epoch": "1"}),
+            ("progress", {"parts": [0.0]}),
+            ("progress", {"parts": None}),
+            ("progress", {"best": None}),
+            ("config", {"lr": "high"}),
+            ("config", {"model": "yolov9"}),
+            ("config", {"zoom": [1.0]}),
+            ("config", {"resize": "strecth"}),
+            ("config", {"data": 5}),
+        ],
+    )
+    def test_a_run_that_cannot_have_been(self, small_run, tmp_path, capsys, key, change):
+        path = shutil.copy(small_run / "last.safetensors", tmp_path)
+        rewrite(path, lambda plain: plain[key].update(change))
+        assert_refused(capsys, yolov2.train.main, "--resume", path, names=(path, "last.safetensors"))
+
+    @pytest.mark.parametrize("lost", ["momentum/blocks.0.conv.weight", "blocks.0.conv.weight"])
+    def test_a_lost_tensor(self, small_run, tmp_path, capsys, lost):
+        path = shutil.copy(small_run / "last.safetensors", tmp_path)
+        rewrite(path, lambda plain: None, keep=lambda name: name != lost)
+        assert_refused(capsys, yolov2.train.main, "--resume", path, names=(path,))
+
+    def test_weights_that_are_not_finite(self, path):
+        c = load_checkpoint(path)
+        c.tensors["blocks.0.conv.weight"][0, 0] = float("nan")
+        save_checkpoint(path, c)
+        with pytest.raises(UserError, match="not all weights are finite"):
+            Detector.load(path)
+
+    @pytest.mark.parametrize(
+        "name, content",
+        [
+            ("yolov2.weights", b""),
+            ("yolov2.weights", b"hello"),
+            ("darknet19_448.conv.23", np.array([0, 1, 0, 0, 7, 7], "<i4").tobytes()),
+            ("yolo.bin", np.array([0, 2, 5, 0, 0, 7], "<i4").tobytes()),
+        ],
+    )
+    def test_weights_of_darknet(self, tmp_path, name, content):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=rf"{name}: a weights file of Darknet; .*read_weights$"):
+            load_checkpoint(tmp_path / name)
 
     def test_foreign_safetensors(self, tmp_path):
         save_file({"weight": torch.zeros(3)}, tmp_path / "other.safetensors")

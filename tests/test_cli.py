@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+import torch
 
 from yolov2.cli import parse, run
+from yolov2.detector import pick_device
 from yolov2.errors import UserError
 from yolov2.runs import new_run
 
@@ -120,6 +122,44 @@ def test_run_turns_outcomes_into_exit_statuses(capsys):
     assert run(interrupted) == 130
     with pytest.raises(ZeroDivisionError):
         run(broken)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: ..."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:80] data. DefaultCPUAllocator: not enough memory: ..."),
+    ],
+)
+def test_too_little_memory(error, capsys):
+    def fails(argv):
+        raise error
+
+    assert run(fails) == 2
+    assert capsys.readouterr().err == "error: out of memory; try a smaller --batch or --imgsz\n"
+
+
+def test_too_little_memory_in_earnest(capsys):
+    assert run(lambda argv: torch.empty(2**60, dtype=torch.uint8)) == 2
+    assert "error: out of memory" in capsys.readouterr().err
+
+
+def test_other_runtime_errors_keep_their_traceback():
+    def fails(argv):
+        raise RuntimeError("sizes do not match")
+
+    with pytest.raises(RuntimeError, match="sizes"):
+        run(fails)
+
+
+@pytest.mark.parametrize(
+    "name", ["abacus", "hpu", "privateuseone", "meta", "xla", "cuda:999", "cuda:", "cpu:1"]
+)
+def test_devices_that_are_none(name):
+    with pytest.raises(UserError, match=rf"^--device {name}: .*; try cpu$"):
+        pick_device(name)
 
 
 def test_runs_are_numbered_below_their_project(tmp_path):

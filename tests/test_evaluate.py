@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.commands import TINY, add_picture, annotation, assert_refused, command, make_voc
 from yolov2 import train
@@ -69,6 +70,26 @@ class TestNumbers:
         result = evaluate(oracle(some), some)
         assert result.map50 == 1 and re.search(r"^blue +0 +-$", result.table(), re.MULTILINE)
 
+    def test_difficult_truths_neither_count_nor_punish(self, tmp_path):
+        """From the .xml to the number: one picture with two red boxes, the second one difficult."""
+        boxes = [(4, 4, 28, 28), (34, 34, 60, 60)]
+        for split in ("train", "val"):
+            path = add_picture(tmp_path / split, "two", [("red", box) for box in boxes])
+            first, second = annotation([("red", box) for box in boxes]).rsplit("<object>", 1)
+            path.with_suffix(".xml").write_text(f"{first}<object><difficult>1</difficult>{second}")
+        data = open_dataset(tmp_path, "val")
+        assert data.items[0].difficult.tolist() == [False, True]
+        # surer of the difficult one: AP is that of the other alone, whether or not the difficult is found
+        for found in ([0], [1, 0]):
+            scores = np.linspace(0.9, 0.5, len(found), dtype=np.float32)
+            result = evaluate(oracle(data, lambda b, s, c, f=found, p=scores: (b[f], p, c[f])), data)
+            assert result.map50 == 1 and result.precision.truths.tolist() == [1]
+        # a wrong box above the right one does punish: precision 1/2 at recall 1
+        wrong = oracle(
+            data, lambda b, s, c: (b[[1, 1, 0]] * [[1], [0.1], [1]], np.r_[0.9, 0.8, 0.7], c[[0, 0, 0]])
+        )
+        assert evaluate(wrong, data).map50 == 0.5
+
     def test_other_names(self, dataset):
         other = type(dataset)(("cat",), dataset.items)
         with pytest.raises(UserError, match=r"the weights know 2 classes \(blue, red\), the data 1 \(cat\)"):
@@ -90,6 +111,37 @@ class TestCommand:
         assert command(main, "--weights", small_run / "best.safetensors", "--json", path) == 0
         numbers = json.loads(path.read_text())
         assert set(numbers["per_class"]) == {"blue", "red"} and 0 <= numbers["map50"] <= 1
+
+    def test_json_has_no_nan(self, small_run, tmp_path):
+        data, path = make_voc(tmp_path / "data"), tmp_path / "numbers.json"
+        for xml in (data / "val").glob("*.xml"):
+            xml.write_text(annotation([]))
+        flags = ("--data", data, "--json", path, "--plot", tmp_path / "none.png")
+        assert command(main, "--weights", small_run / "best.safetensors", *flags) == 0
+        assert json.loads(path.read_text()) == {"map50": None, "per_class": {"blue": None, "red": None}}
+
+    def test_plot(self, small_run, tmp_path):
+        pytest.importorskip("matplotlib", reason="MATPLOTLIB ABSENT: no curves are drawn")
+        path = tmp_path / "new" / "curves.png"
+        assert command(main, "--weights", small_run / "best.safetensors", "--plot", path) == 0
+        with Image.open(path) as curves:
+            assert min(curves.size) > 100
+
+    def test_from_another_folder(self, small_data, tmp_path, capsys, monkeypatch):
+        """A run on a relative --data is evaluated and resumed wherever one stands."""
+        shutil.copytree(small_data, tmp_path / "home" / "data")
+        monkeypatch.chdir(tmp_path / "home")
+        assert command(train.main, "--data", "data", *TINY, "--epochs", "1") == 0
+        run = tmp_path / "home" / "runs" / "train"
+        monkeypatch.chdir(tmp_path)
+        assert command(main, "--weights", run / "best.safetensors") == 0
+        assert str(tmp_path / "home" / "data") in capsys.readouterr().out
+        assert command(train.main, "--resume", run, "--epochs", "2") == 0
+        (tmp_path / "home" / "data").rename(tmp_path / "moved")
+        names = (tmp_path / "home" / "data", "no such folder", "give --data")
+        assert_refused(capsys, main, "--weights", run / "best.safetensors", names=names)
+        assert_refused(capsys, train.main, "--resume", run, names=names)
+        assert command(main, "--weights", run / "best.safetensors", "--data", tmp_path / "moved") == 0
 
     def test_another_split_and_method(self, small_run, capsys):
         flags = ("--weights", small_run / "best.safetensors", "--split", "train", "--method", "coco101")
@@ -157,7 +209,10 @@ class TestRefused:
 
     @pytest.mark.parametrize(
         "flags",
-        [("--conf", "2"), ("--iou", "-0.1"), ("--batch", "0"), ("--max-det", "0"), ("--method", "best")],
+        [
+            *(("--conf", "2"), ("--conf", "nan"), ("--iou", "-0.1"), ("--method", "best")),
+            *(("--batch", "0"), ("--batch", "9" * 30), ("--max-det", "0"), ("--max-det", "9" * 30)),
+        ],
     )
     def test_wrong_value(self, capsys, flags):
         assert_refused(capsys, main, *flags, names=(flags[0],))

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import yolov2.train
+from reference.kmeans import iou_kmeans
 from tests.commands import TINY, add_picture, annotation, assert_refused, command, make_voc
 from yolov2 import detect, evaluate
 from yolov2.checkpoint import load_checkpoint
@@ -25,8 +27,9 @@ from yolov2.data.sources import open_train_val
 from yolov2.detector import Detector
 from yolov2.errors import Complaints, UserError
 from yolov2.optimizer import make_optimizer, update
-from yolov2.train import train
-from yolov2.train_config import TrainConfig, parse_anchors
+from yolov2.presets import VOC_ANCHORS
+from yolov2.train import choose_anchors, train
+from yolov2.train_config import LIMITS, TrainConfig, parse_anchors
 
 
 def results(folder):
@@ -55,9 +58,10 @@ class TestARun:
         with Image.open(small_run / "val_sheet.png") as sheet:
             assert min(sheet.size) > 64
 
-    def test_curves(self, small_run):
+    @pytest.mark.parametrize("name", ["curves.png", "precision_recall.png"])
+    def test_curves(self, small_run, name):
         pytest.importorskip("matplotlib", reason="MATPLOTLIB ABSENT: no curves are drawn")
-        with Image.open(small_run / "curves.png") as curves:
+        with Image.open(small_run / name) as curves:
             assert curves.width > curves.height > 100
 
     def test_results_have_a_row_per_epoch(self, small_run):
@@ -168,6 +172,39 @@ class TestSameBits:
         shutil.copytree(small_run, tmp_path / "copy")
         assert command(yolov2.train.main, "--resume", tmp_path / "copy", "--epochs", "3") == 0
         assert [row["epoch"] for row in results(tmp_path / "copy")] == ["1", "2", "3"]
+
+
+def test_schedule_of_a_run(small_data, tmp_path):
+    """Four epochs of three updates; burn-in of 4, the rate drops to a half at updates 6 and 9."""
+    flags = ("--data", small_data, "--project", tmp_path, *TINY, "--epochs", "4", "--lr", "0.001")
+    drops = ("--burn-in", "4", "--milestones", "0.5,0.75", "--drop", "0.5")
+    assert command(yolov2.train.main, *flags, *drops) == 0
+    # update 3: .001 (3/4)^4 = .001 * 81/256; 6 = .5 * 12; 9 = .75 * 12; 12 is the last
+    rates = [float(row["lr"]) for row in results(tmp_path / "train")]
+    assert rates == pytest.approx([0.001 * 81 / 256, 0.0005, 0.00025, 0.00025], rel=1e-5)
+
+
+class TestAnchors:
+    def test_auto_is_kmeans_on_the_boxes(self, small_data):
+        train_set, _ = open_train_val(small_data, None, Complaints())
+        # square pictures of 64 pixels on an input of 64: two cells a side, boxes of 24 x 30 pixels
+        assert choose_anchors(TrainConfig(data=small_data), train_set, 64) == ((0.75, 0.9375),)
+
+    def test_auto_on_boxes_of_many_shapes(self, tmp_path):
+        shapes = [(8 + 3 * i, 50 - 4 * i) for i in range(11)]
+        for i, (w, h) in enumerate(shapes):
+            add_picture(tmp_path / "train", f"p{i:02}", [("red", (2, 3, 2 + w, 3 + h))])
+        add_picture(tmp_path / "val", "v", [("red", (2, 3, 20, 30))])
+        train_set, _ = open_train_val(tmp_path, None, Complaints())
+        anchors = choose_anchors(TrainConfig(data=tmp_path), train_set, 416)
+        wanted, _ = iou_kmeans(np.array(shapes) / 64 * 13, 5, seed=0)  # 13 cells for 64 pixels
+        assert len(anchors) == 5
+        np.testing.assert_allclose(sorted(anchors), sorted(wanted.tolist()), atol=1e-4)
+
+    def test_preset_and_given(self, small_data):
+        train_set, _ = open_train_val(small_data, None, Complaints())
+        assert choose_anchors(TrainConfig(anchors="preset"), train_set, 64) == VOC_ANCHORS
+        assert choose_anchors(TrainConfig(anchors="1,2"), train_set, 64) == ((1.0, 2.0),)
 
 
 class TestUpdate:
@@ -355,12 +392,25 @@ class TestFlags:
             ("--milestones", "0.9,0.5"),
             ("--bn-momentum", "0"),
             ("--jitter", "2"),
+            *(("--hue", text) for text in ("inf", "nan", "-0.1", "2")),
+            *(("--saturation", text) for text in ("inf", "nan", "0", "-1", "1e9")),
+            *(("--exposure", text) for text in ("inf", "nan", "0", "-1", "1e9")),
+            *(("--zoom", text) for text in ("1,inf", "1,1000", "nan,1", "0,1", "2,1", "1")),
+            *(("--flip", text) for text in ("5", "-1", "nan")),
+            *((flag, "nan") for flag in ("--decay", "--momentum", "--jitter", "--drop", "--bn-momentum")),
+            *(("--decay", "inf"), ("--milestones", "nan"), ("--milestones", "0.5,1")),
+            *((flag, "9" * 30) for flag in ("--seed", "--workers", "--batch", "--epochs", "--imgsz")),
+            *(("--anchors", "1,inf"), ("--anchors", "1e300,1"), ("--device", "hpu"), ("--device", "meta")),
             ("--model", "yolov9"),
             ("--resize", "squash"),
         ],
     )
     def test_wrong_value(self, capsys, flags):
         assert_refused(capsys, yolov2.train.main, *flags, names=(flags[0].strip("-"),))
+
+    def test_every_number_has_a_limit(self):
+        numbers = {f.name for f in fields(TrainConfig) if re.search("int|float", str(f.type))}
+        assert numbers == {*LIMITS, "imgsz"}
 
     def test_imgsz_names_the_nearest(self, capsys):
         assert "e.g. 96" in assert_refused(capsys, yolov2.train.main, "--imgsz", "100")

@@ -6,7 +6,7 @@ input: ``letterbox`` scales width and height by the same factor, ``stretch`` eac
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 from zipfile import BadZipFile
@@ -15,7 +15,7 @@ import numpy as np
 
 from reference.kmeans import iou_kmeans, recall_at, sse_kmeans
 from yolov2 import plots
-from yolov2.cli import parse, run
+from yolov2.cli import option, parse, run
 from yolov2.data.dataset import Dataset
 from yolov2.data.voc import read_voc
 from yolov2.errors import UserError
@@ -28,24 +28,20 @@ NPZ_SPLITS = {"train": (0,), "val": (1,), "test": (2,), "trainval": (0, 1)}
 class AnchorsConfig:
     """Flags of ``python -m yolov2.anchors``."""
 
-    data: Path = field(metadata={"help": "folder in Pascal VOC layout, or an .npz of boxes (see read_boxes)"})
-    split: str = field(default="train", metadata={"help": "pictures to use: train, val, trainval, ..."})
-    k: str = field(
-        default="5", metadata={"help": "number of anchors; a range such as 1-9 prints the mean IoU of each"}
+    data: Path = option("folder in Pascal VOC layout, or an .npz of boxes (see read_boxes)")
+    split: str = option("pictures to use: train, val, trainval, ...", default="train")
+    k: str = option("number of anchors; a range such as 1-9 prints the mean IoU of each", default="5")
+    method: Literal["iou", "sse"] = option(
+        "distance: 1 - IoU, or squared error of width and height", default="iou"
     )
-    method: Literal["iou", "sse"] = field(
-        default="iou", metadata={"help": "distance: 1 - IoU, or squared error of width and height"}
+    resize: Literal["letterbox", "stretch"] = option(
+        "how pictures become square: keep the aspect ratio, or not", default="letterbox"
     )
-    resize: Literal["letterbox", "stretch"] = field(
-        default="letterbox", metadata={"help": "how pictures become square: keep the aspect ratio, or not"}
-    )
-    imgsz: int = field(default=416, metadata={"help": "side of the network's input in pixels"})
-    stride: int = field(default=32, metadata={"help": "side of a cell in pixels"})
-    seed: int = field(default=0, metadata={"help": "seed of the random starts"})
-    restarts: int = field(default=5, metadata={"help": "random starts, the best is kept"})
-    plot: Path | None = field(
-        default=None, metadata={"help": "write a picture: the anchors, or mean IoU against k"}
-    )
+    imgsz: int = option("side of the network's input in pixels", default=416)
+    stride: int = option("side of a cell in pixels", default=32)
+    seed: int = option("seed of the random starts", default=0)
+    restarts: int = option("random starts, the best is kept", default=5)
+    plot: Path | None = option("write a picture: the anchors, or mean IoU against k", default=None)
 
     def __post_init__(self):
         if self.stride < 1 or self.imgsz < 1 or self.imgsz % self.stride:

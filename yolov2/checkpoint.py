@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,6 +19,8 @@ from yolov2.errors import UserError
 from yolov2.letterbox import Mode
 
 FORMAT = "yolov2 checkpoint 1"
+# what a wrong byte in a checkpoint leads to, here or where the network is built
+DAMAGE = (SafetensorError, LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError)
 _RECORDS = {
     cls.__name__: cls
     for cls in (
@@ -72,6 +76,11 @@ class Checkpoint:
         Where training stood: epoch, step, seen, best mAP.
     tensors : dict of Tensor
         The network's state; in ``last.safetensors`` also ``momentum/<parameter>``.
+
+    Raises
+    ------
+    ValueError
+        If these do not go together.
     """
 
     layers: tuple[Layer, ...]
@@ -81,6 +90,20 @@ class Checkpoint:
     config: dict[str, Any]
     progress: dict[str, Any]
     tensors: dict[str, Tensor]
+
+    def __post_init__(self):
+        if not self.layers or not isinstance(self.layers[-1], Region):
+            raise ValueError("the network does not end in a region layer")
+        if len(self.names) != self.layers[-1].classes:
+            raise ValueError(f"{len(self.names)} class names for {self.layers[-1].classes} classes")
+        if not all(isinstance(name, str) for name in self.names):
+            raise ValueError("a class name is no text")
+        if not isinstance(self.imgsz, int) or self.imgsz < 1:
+            raise ValueError(f"imgsz: {self.imgsz!r} is not a number of pixels")
+        if self.resize not in get_args(Mode):
+            raise ValueError(f"resize: {self.resize!r} is not one of {', '.join(get_args(Mode))}")
+        if not isinstance(self.config, dict) or not isinstance(self.progress, dict):
+            raise ValueError("config and progress must be dicts")
 
     @property
     def state(self) -> dict[str, Tensor]:
@@ -122,6 +145,22 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         raise UserError(f"{path}: cannot be written ({error}); free some space or use --project") from None
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Report whatever damage to the checkpoint `path` comes to light in the block.
+
+    Raises
+    ------
+    UserError
+        In place of any of `DAMAGE`.
+    """
+    try:
+        yield
+    except DAMAGE as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
+        raise UserError(f"{path}: damaged checkpoint ({reason}); use another one or train again") from None
+
+
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint.
 
@@ -134,12 +173,19 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise UserError(f"{path}: a folder; name a file in it, e.g. {path / 'best.safetensors'}")
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint; train one with `python -m yolov2.train`")
-    try:
+    if _is_darknet(path):
+        raise UserError(
+            f"{path}: a weights file of Darknet; the commands read this library's .safetensors checkpoints, "
+            "Darknet's files are for yolov2.cfg.read_cfg and yolov2.weights.read_weights"
+        )
+    with reading(path):
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
                 raise UserError(f"{path}: not a checkpoint of this library (no '{FORMAT}' in its metadata)")
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no iterator)
+        if not all(tensor.isfinite().all() for tensor in tensors.values()):
+            raise ValueError("not all weights are finite")
         plain = {
             k: json.loads(metadata[k]) for k in ("layers", "names", "imgsz", "resize", "config", "progress")
         }
@@ -152,10 +198,6 @@ def load_checkpoint(path: Path) -> Checkpoint:
             progress=plain["progress"],
             tensors=tensors,
         )
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path}: damaged checkpoint ({error}); use another one, e.g. best instead of last"
-        ) from None
 
 
 def load_state(network: torch.nn.Module, checkpoint: Checkpoint, path: Path) -> None:
@@ -171,3 +213,27 @@ def load_state(network: torch.nn.Module, checkpoint: Checkpoint, path: Path) -> 
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise UserError(f"{path}: does not fit the network it describes ({reason})") from None
+
+
+def training_data(config: dict[str, Any], path: Path) -> Path | None:
+    """The folder that the checkpoint `path` was trained on, by its `config`; None is the built-in set.
+
+    Raises
+    ------
+    UserError
+        If the folder is not there any more.
+    """
+    data = config.get("data")
+    if data is None:
+        return None
+    if not Path(str(data)).is_dir():
+        raise UserError(f"{data}: no such folder, but {path} was trained on it; give --data FOLDER")
+    return Path(data)
+
+
+def _is_darknet(path: Path) -> bool:
+    """Whether the file is called .weights or begins with Darknet's version 0.1 to 0.9 (SPEC 12)."""
+    with path.open("rb") as file:
+        major, minor = (int.from_bytes(file.read(4), "little") for _ in range(2))
+    # a safetensors file begins with the length of its header, in 64 bits and far below 2^32
+    return path.suffix == ".weights" or (major == 0 and 0 < minor < 10)

@@ -32,6 +32,8 @@ from yolov2.errors import UserError
 
 Config = TypeVar("Config")
 
+# how torch says it: on a GPU, on a CPU under Linux, under Windows (there is no common exception)
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 METAVAR = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 
 
@@ -111,7 +113,7 @@ def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] 
     -------
     int
         What `main` returns (None is 0), 2 after a UserError, a file that the system refuses or too little
-        memory on the device, 130 after Ctrl-C.
+        memory, 130 after Ctrl-C.
     """
     try:
         return main(argv) or 0
@@ -122,10 +124,10 @@ def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] 
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {where}{error.strerror or error}", file=sys.stderr)
         return 2
-    except RuntimeError as error:
-        if "out of memory" not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(words in str(error) for words in OUT_OF_MEMORY):
             raise
-        print("error: the device is out of memory; try a smaller --batch or --imgsz", file=sys.stderr)
+        print("error: out of memory; try a smaller --batch or --imgsz", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -1,5 +1,6 @@
 """A trained network with what it takes to use it: class names, input size, resize mode."""
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -13,7 +14,7 @@ from PIL import Image
 from fast.detect import detect
 from reference.layers import Layer
 from reference.region import Region
-from yolov2.checkpoint import Checkpoint, load_checkpoint, load_state, save_checkpoint
+from yolov2.checkpoint import Checkpoint, load_checkpoint, load_state, reading, save_checkpoint
 from yolov2.errors import UserError
 from yolov2.letterbox import Letterbox, Mode
 from yolov2.network import Network
@@ -33,16 +34,33 @@ def pick_device(name: str) -> torch.device:
     Raises
     ------
     UserError
-        If the device does not exist here.
+        If there is no such device, or not here.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    # torch knows more names (hpu, meta, ...): nothing here runs on those
+    if not re.fullmatch(r"cpu|cuda(:[0-9]+)?|mps", name):
+        raise UserError(f"--device {name}: not one of auto, cpu, cuda, cuda:1, ..., mps; try cpu")
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {name}: not usable here ({str(error).splitlines()[0]}); try cpu") from None
     return device
+
+
+def check_options(conf: float, iou: float, max_det: int, batch: int) -> None:
+    """Complain about flags of detection that make no sense.
+
+    Raises
+    ------
+    ValueError
+        With the name of the flag.
+    """
+    if not 0 <= conf <= 1 or not 0 <= iou <= 1:
+        raise ValueError("--conf and --iou must be from 0 to 1")
+    if not 1 <= batch <= 10**6 or not 1 <= max_det <= 10**6:
+        raise ValueError("--batch and --max-det must be from 1 to 1000000")
 
 
 @dataclass
@@ -98,12 +116,21 @@ class Detector:
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint, path: Path) -> "Detector":
-        """The detector described by a checkpoint that was read from `path`."""
+        """The detector described by a checkpoint that was read from `path`.
+
+        Raises
+        ------
+        UserError
+            If the network cannot be built, or the tensors are not of that network.
+        """
         c = checkpoint
-        try:
+        with reading(path):
+            with torch.device("meta"):  # shapes only, no memory: does the network run at all?
+                Network(list(c.layers), (3, c.imgsz, c.imgsz)).eval()(torch.empty(1, 3, c.imgsz, c.imgsz))
             detector = cls.build(c.layers, c.names, c.imgsz, c.resize, c.config)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:  # a wrong bit in a record
-            raise UserError(f"{path}: damaged checkpoint ({error}); use another one") from None
+            shapes = {name: p.shape for name, p in detector.network.named_parameters()}
+            if c.momentum and {name: m.shape for name, m in c.momentum.items()} != shapes:
+                raise ValueError("the momentum is not of these weights")
         load_state(detector.network, checkpoint, path)
         detector.network.eval()
         return detector

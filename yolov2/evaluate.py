@@ -15,12 +15,16 @@ from reference.average_precision import (
     MeanAveragePrecision,
     Method,
     TruthTable,
+    match_detections,
     mean_average_precision,
+    precision_recall,
 )
+from yolov2 import plots
+from yolov2.checkpoint import training_data
 from yolov2.cli import option, parse, run
 from yolov2.data.dataset import Dataset, Item
 from yolov2.data.sources import open_dataset
-from yolov2.detector import Detector, Found, pick_device
+from yolov2.detector import Detector, Found, check_options, pick_device
 from yolov2.errors import Complaints, UserError, shortened
 from yolov2.runs import newest_weights
 
@@ -32,6 +36,7 @@ class Evaluation:
     names: tuple[str, ...]
     precision: MeanAveragePrecision
     found: list[Found]  # per picture that can be read
+    truths: TruthTable  # of those pictures
     seconds: float
 
     @property
@@ -48,6 +53,16 @@ class Evaluation:
         total = self.precision.truths.sum()
         lines.append(f"{'mean':<{width}}  {total:>6}  {self.map50:6.3f}")
         return "\n".join(lines)
+
+    def plot(self, out: Path) -> None:
+        """Draw precision against recall at IoU .5, for every class that has truths."""
+        found, curves, precision = detection_table(self.found), {}, {}
+        for c in np.flatnonzero(self.precision.truths):
+            wanted = self.truths.where(self.truths.classes == c)
+            matches = match_detections(found.where(found.classes == c), wanted)
+            curves[self.names[c]] = precision_recall(matches.hit, matches.positives)
+            precision[self.names[c]] = float(self.precision.per_class[c])
+        plots.precision_recall_curves(curves, precision, out)
 
 
 def truth_table(items: Sequence[Item]) -> TruthTable:
@@ -140,10 +155,9 @@ def evaluate(
     found = [f for _, f in bar]
     if not kept:
         raise UserError(f"none of the {len(dataset)} pictures can be read, e.g. {dataset.items[0].path}")
-    precision = mean_average_precision(
-        detection_table(found), truth_table(kept), len(dataset.names), threshold, method
-    )
-    return Evaluation(dataset.names, precision, found, time.perf_counter() - start)
+    truths = truth_table(kept)
+    precision = mean_average_precision(detection_table(found), truths, len(dataset.names), threshold, method)
+    return Evaluation(dataset.names, precision, found, truths, time.perf_counter() - start)
 
 
 @dataclass(frozen=True)
@@ -160,12 +174,10 @@ class EvaluateConfig:
     batch: int = option("pictures at a time", default=16)
     device: str = option("cpu, cuda, cuda:1, ... or auto", default="auto")
     json: Path | None = option("write the numbers to this file", default=None)
+    plot: Path | None = option("draw the precision-recall curves into this file", default=None)
 
     def __post_init__(self):
-        if not 0 <= self.conf <= 1 or not 0 <= self.iou <= 1:
-            raise ValueError("--conf and --iou lie between 0 and 1")
-        if self.batch < 1 or self.max_det < 1:
-            raise ValueError("--batch and --max-det must be at least 1")
+        check_options(self.conf, self.iou, self.max_det, self.batch)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -174,15 +186,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     weights = config.weights or newest_weights()
     device = pick_device(config.device)
     detector = Detector.load(weights, device)
-    data = config.data
-    if data is None:
-        trained_on = detector.config.get("data")
-        data = Path(trained_on) if trained_on else None
+    data = config.data or training_data(detector.config, weights)
     complaints = Complaints()
     dataset = open_dataset(data, config.split, detector.names, complaints)
     complaints.report()
-    if config.json:  # a mistake in the path must not cost a whole evaluation
-        config.json.parent.mkdir(parents=True, exist_ok=True)
+    for path in (config.json, config.plot):  # a mistake in the path must not cost a whole evaluation
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
     print(f"{weights} on {len(dataset)} pictures of {data or 'the built-in set'} ({config.split})")
     result = evaluate(
         detector,
@@ -198,11 +208,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(result.table())
     print(f"{len(result.found) / result.seconds:.1f} pictures/s, {config.method}, IoU .5")
     if config.json:
-        per_class = {
-            name: None if np.isnan(ap) else ap
-            for name, ap in zip(result.names, result.precision.per_class.tolist(), strict=True)
-        }
-        config.json.write_text(json.dumps({"map50": result.map50, "per_class": per_class}, indent=1))
+        # JSON has no NaN: what has no truths is null
+        mean, *per_class = (
+            None if np.isnan(ap) else ap for ap in (result.map50, *result.precision.per_class.tolist())
+        )
+        numbers = {"map50": mean, "per_class": dict(zip(result.names, per_class, strict=True))}
+        config.json.write_text(json.dumps(numbers, indent=1))
+    if config.plot:
+        result.plot(config.plot)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import numpy as np
 
 from yolov2.errors import UserError
 
-LOSS_PARTS = ("xy", "wh", "objectness", "noobject", "prior", "classification")
+NO_PART = ("epoch", "step", "seen", "lr", "loss", "map50", "seconds")  # the others are parts of the loss
 
 
 def training_curves(results: Path, out: Path) -> None:
@@ -20,8 +20,8 @@ def training_curves(results: Path, out: Path) -> None:
     Parameters
     ----------
     results : Path
-        The ``results.csv`` of a run: epoch, step, seen, lr, loss, xy, wh, objectness, noobject, prior,
-        classification, map50 (empty in epochs without evaluation), seconds.
+        The ``results.csv`` of a run: epoch, step, seen, lr, loss, the parts of the loss, map50 (empty in
+        epochs without evaluation), seconds.
     out : Path
         The figure; its suffix chooses the format.
 
@@ -31,8 +31,10 @@ def training_curves(results: Path, out: Path) -> None:
         If the file has no epochs or lacks a column.
     """
     with open(results, newline="") as file:
-        rows = list(csv.DictReader(file))
-    wanted = ("epoch", "lr", "loss", *LOSS_PARTS, "map50")
+        reader = csv.DictReader(file)
+        rows = list(reader)
+    parts = [name for name in reader.fieldnames or () if name not in NO_PART]
+    wanted = ("epoch", "lr", "loss", *parts, "map50")
     missing = [name for name in wanted if not rows or rows[0].get(name) is None]
     if missing:
         raise UserError(f"{results}: no rows with columns {', '.join(missing)}")
@@ -43,7 +45,7 @@ def training_curves(results: Path, out: Path) -> None:
     losses, precision, rate = axes
     epoch = columns["epoch"]
     losses.plot(epoch, columns["loss"], color="black", linewidth=2, label="loss")
-    for name in LOSS_PARTS:
+    for name in parts:
         if (columns[name] > 0).any():  # the prior term ends early, a logarithmic axis has no place for 0
             losses.plot(epoch, np.where(columns[name] > 0, columns[name], np.nan), label=name)
     losses.set(xlabel="epoch", ylabel="loss per picture", yscale="log")
@@ -70,6 +72,9 @@ def precision_recall_curves(
     out : Path
         The figure.
     """
+    if not curves:
+        print("no figure of precision: there is no truth to find", file=sys.stderr)
+        return
     axes = _panels(1)
     if axes is None:
         return
@@ -141,5 +146,8 @@ def _panels(count: int):
 
 def _save(axes, out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
-    axes[0].figure.savefig(out, dpi=150)
+    try:
+        axes[0].figure.savefig(out, dpi=150)
+    except ValueError as error:  # a suffix that is no format of pictures
+        raise UserError(f"{out}: {error}") from None
     print(f"wrote {out}", file=sys.stderr)

@@ -23,7 +23,9 @@ def report(folder: Path, val_set: Dataset, device: torch.device) -> Evaluation:
     print(evaluation.table())
     val_sheet(detector, val_set).save(folder / "val_sheet.png")
     plots.training_curves(folder / "results.csv", folder / "curves.png")
-    files = [p for p in ("val_sheet.png", "curves.png", "results.csv") if (folder / p).exists()]
+    evaluation.plot(folder / "precision_recall.png")
+    names = ("val_sheet.png", "curves.png", "precision_recall.png", "results.csv")
+    files = [name for name in names if (folder / name).exists()]
     print(f"\n{weights}\nalso there: last.safetensors, {', '.join(files)}")
     print(f"next: {next_command(val_set, weights, folder)}")
     return evaluation

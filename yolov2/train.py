@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from fast.loss import RegionLoss, region_loss
 from reference.kmeans import iou_kmeans
 from reference.schedule import Schedule, learning_rate
 from yolov2.anchors import box_cells, box_shapes
-from yolov2.checkpoint import Checkpoint, load_checkpoint
+from yolov2.checkpoint import Checkpoint, load_checkpoint, reading, training_data
 from yolov2.cli import parse, run, uninterrupted
 from yolov2.data.dataset import Dataset, cached, verify
 from yolov2.data.loader import Batch, batches
@@ -40,8 +40,8 @@ PARTS = ("loss", *RegionLoss._fields[1:])
 COLUMNS = ("epoch", "step", "seen", "lr", *PARTS)
 # a run goes on as it was begun but for these
 RESUMABLE = ("resume", "data", "epochs", "device", "workers")
-REFRESH = 0.2 if sys.stderr.isatty() else 20.0  # seconds; a log file wants few lines
-CALMER = "try a lower --lr or a longer --burn-in"
+BAR_INTERVAL = 0.2 if sys.stderr.isatty() else 20.0  # seconds; a log file wants few lines
+LR_HINT = "try a lower --lr or a longer --burn-in"
 
 
 class Progress(NamedTuple):
@@ -54,6 +54,23 @@ class Progress(NamedTuple):
     best: float = -1.0  # best mAP so far
     parts: tuple[float, ...] = (0.0,) * len(PARTS)  # loss terms of the epoch under way, summed ...
     pictures: int = 0  # ... over so many pictures
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> "Progress":
+        """Out of a checkpoint.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            If it cannot have come from here.
+        """
+        progress = cls(**plain | {"parts": tuple(plain["parts"])})
+        counts = (progress.epoch, progress.batch, progress.step, progress.seen, progress.pictures)
+        counted = all(isinstance(n, int) and n >= 0 for n in counts)
+        terms = len(progress.parts) == len(PARTS) and np.isfinite(progress.parts).all()
+        if not (counted and terms and isinstance(progress.best, float)):  # NaN where val has no truths
+            raise ValueError(f"progress {plain}")
+        return progress
 
     def after_update(self, pictures: int, parts: Sequence[float]) -> "Progress":
         """One update on so many pictures later; `parts` are its loss terms."""
@@ -120,10 +137,12 @@ def train(config: TrainConfig) -> TrainResult:
         if not resumed.momentum:
             raise UserError(f"{path}: holds no optimiser state; resume from the run's last.safetensors")
         _only_resumable(config)
-        run_config = TrainConfig.from_plain(resumed.config)
+        with reading(path):
+            run_config = TrainConfig.from_plain(resumed.config)
+            progress = Progress.from_plain(resumed.progress)
         config = dataclasses.replace(
             run_config,
-            data=config.data or run_config.data,
+            data=config.data or training_data(resumed.config, path),
             epochs=config.epochs or run_config.epochs,
             device=config.device,
             workers=config.workers,
@@ -132,6 +151,8 @@ def train(config: TrainConfig) -> TrainResult:
     device = pick_device(config.device)
     config = config.resolved(device)
     assert config.imgsz is not None and config.lr is not None
+    # before the data: that may take a while
+    trained = Detector.load(config.weights).network if config.weights and not resumed else None
     complaints = Complaints()
     train_set, val_set = open_train_val(config.data, resumed.names if resumed else None, complaints)
     if config.data is not None:  # rather now than after an hour
@@ -140,9 +161,8 @@ def train(config: TrainConfig) -> TrainResult:
 
     torch.manual_seed(config.seed)
     if resumed:
-        detector = Detector.from_checkpoint(resumed, config.resume or Path())
+        detector = Detector.from_checkpoint(resumed, path)
         folder = path.parent
-        progress = Progress(**resumed.progress)
     else:
         anchors = choose_anchors(config, train_set, config.imgsz)
         region = dataclasses.replace(
@@ -150,11 +170,12 @@ def train(config: TrainConfig) -> TrainResult:
         )
         layers = PRESETS[config.model].build(region)
         detector = Detector.build(layers, train_set.names, config.imgsz, config.resize)
-        if config.weights is not None:
-            print(transfer(detector.network, load_checkpoint(config.weights), config.weights))
+        if trained is not None and config.weights is not None:
+            print(transfer(detector.network, trained, config.weights))
         folder = new_run(config.project, config.name)
         progress = Progress()
-    detector.config = config.to_plain()
+    # evaluate and --resume may be called from another folder
+    detector.config = dataclasses.replace(config, data=config.data and config.data.absolute()).to_plain()
     detector.to(device)
     optimizer = make_optimizer(detector.network, config.lr, config.momentum, config.decay)
     for module in detector.network.modules():
@@ -187,8 +208,17 @@ def train(config: TrainConfig) -> TrainResult:
     return TrainResult(folder, evaluation, seconds)
 
 
-def transfer(network: Network, checkpoint: Checkpoint, path: Path) -> str:
+def transfer(network: Network, trained: Network, path: Path) -> str:
     """Copy the layers from the first one up to where the networks differ, as Darknet seeds a detector.
+
+    Parameters
+    ----------
+    network : Network
+        Changed in place.
+    trained : Network
+        Where the weights come from.
+    path : Path
+        The file that `trained` was read from, for messages.
 
     Returns
     -------
@@ -198,11 +228,11 @@ def transfer(network: Network, checkpoint: Checkpoint, path: Path) -> str:
     Raises
     ------
     UserError
-        If there is none: the checkpoint is of another network.
+        If there is none: `trained` is another network.
     """
-    pairs = zip(network.layers, checkpoint.layers, strict=False)
+    pairs = zip(network.layers, trained.layers, strict=False)
     common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-    shared = {k: v for k, v in checkpoint.state.items() if int(k.split(".")[1]) < common}  # blocks.INDEX.
+    shared = {k: v for k, v in trained.state_dict().items() if int(k.split(".")[1]) < common}  # blocks.INDEX.
     weights = [k for k in shared if k.endswith("conv.weight")]
     if not weights:
         raise UserError(f"{path}: is of another network; give the --model it was trained as")
@@ -270,7 +300,7 @@ def _loop(
         initial=progress.seen,
         unit="img",
         smoothing=0.05,
-        mininterval=REFRESH,
+        mininterval=BAR_INTERVAL,
     )
     try:
         while progress.epoch < config.epochs:
@@ -305,7 +335,7 @@ def _loop(
                 bar.set_postfix_str(_loss_line(progress.means), refresh=False)
             complaints.report()
             if not all(p.isfinite().all() for p in network.parameters()):
-                raise UserError(f"step {progress.step}: the weights overflowed; {_kept(folder)}; {CALMER}")
+                raise UserError(f"step {progress.step}: the weights overflowed; {_kept(folder)}; {LR_HINT}")
             epoch, means, map50 = progress.epoch + 1, progress.means, None
             if epoch % eval_every == 0 or epoch == config.epochs:
                 map50 = evaluate(detector, val_set).map50
@@ -356,7 +386,7 @@ def _stop_on_nan(batch: Batch, values: Tensor, progress: Progress, folder: Path)
     bad = ", ".join(name for name, value in parts if not np.isfinite(value))
     raise UserError(
         f"step {progress.step + 1}: the loss is {values[0]:g} ({bad}); the batch is in {path}, "
-        f"{_kept(folder)}; {CALMER}"
+        f"{_kept(folder)}; {LR_HINT}"
     )
 
 

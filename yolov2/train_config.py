@@ -1,9 +1,10 @@
 """The flags of ``python -m yolov2.train``."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -11,6 +12,27 @@ from yolov2.augment import Augment
 from yolov2.cli import option
 from yolov2.letterbox import Mode
 from yolov2.presets import PRESETS
+
+Limit = tuple[Callable[[float], bool], str]
+_COUNT: Limit = (lambda n: 1 <= n <= 10**6, "from 1 to 1000000")
+_FRACTION: Limit = (lambda x: 0 <= x <= 1, "from 0 to 1")
+_FACTOR: Limit = (lambda x: 0.1 <= x <= 10, "from 0.1 to 10")
+# by flag: which numbers have a meaning, and that in words; NaN passes no comparison
+LIMITS: dict[str, Limit] = {
+    **dict.fromkeys(("epochs", "batch", "eval_every"), _COUNT),
+    **dict.fromkeys(("decay", "hue", "flip"), _FRACTION),
+    **dict.fromkeys(("saturation", "exposure"), _FACTOR),
+    "lr": (lambda x: 0 < x < 10, "between 0 and 10"),
+    "momentum": (lambda x: 0 <= x < 1, "from 0 to below 1"),
+    "burn_in": (lambda n: 0 <= n <= 10**9, "from 0 to 1000000000"),
+    "milestones": (lambda x: 0 < x < 1, "between 0 and 1"),
+    "drop": (lambda x: 0 < x <= 1, "above 0 and at most 1"),
+    "bn_momentum": (lambda x: 0 < x <= 1, "above 0 and at most 1"),
+    "jitter": (lambda x: 0 <= x < 1, "from 0 to below 1"),
+    "zoom": (lambda x: 0.1 <= x <= 4, "from 0.1 to 4"),
+    "seed": (lambda n: 0 <= n < 2**63, "from 0 to 2^63 - 1"),
+    "workers": (lambda n: 0 <= n <= 256, "from 0 to 256"),
+}
 
 
 @dataclass(frozen=True)
@@ -57,27 +79,21 @@ class TrainConfig:
     def __post_init__(self):
         if self.model not in PRESETS:
             raise ValueError(f"--model {self.model}: choose one of {', '.join(PRESETS)}")
-        for name in ("epochs", "batch", "eval_every"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
-        if self.imgsz is not None and (self.imgsz < 64 or self.imgsz % 32):
-            near = max(64, round(self.imgsz / 32) * 32)
-            raise ValueError(
-                f"--imgsz {self.imgsz}: the input must be a multiple of 32 from 64 on, e.g. {near}"
-            )
-        if self.lr is not None and not 0 < self.lr < 10:
-            raise ValueError(f"--lr {self.lr:g}: must lie between 0 and 10")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"--momentum {self.momentum:g}: must be in [0, 1)")
-        if not 0 < self.drop <= 1:
-            raise ValueError(f"--drop {self.drop:g}: must be in (0, 1]")
-        for name in ("decay", "burn_in", "seed", "workers"):
-            if (getattr(self, name) or 0) < 0:
-                raise ValueError(f"--{name.replace('_', '-')} must not be negative")
-        if not all(0 < m < 1 for m in self.milestones) or list(self.milestones) != sorted(self.milestones):
-            raise ValueError("--milestones must rise between 0 and 1")
-        if not 0 < self.bn_momentum <= 1:
-            raise ValueError("--bn-momentum must be in (0, 1]")
+        if self.resize not in get_args(Mode):
+            raise ValueError(f"--resize {self.resize}: choose one of {', '.join(get_args(Mode))}")
+        for name, (fits, words) in LIMITS.items():
+            value = getattr(self, name)
+            for number in value if isinstance(value, tuple) else (value,):
+                if number is not None and not fits(number):
+                    raise ValueError(f"--{name.replace('_', '-')} {number}: must be {words}")
+        if self.imgsz is not None and not (64 <= self.imgsz <= 4096 and self.imgsz % 32 == 0):
+            near = min(max(64, (self.imgsz + 16) // 32 * 32), 4096)
+            raise ValueError(f"--imgsz {self.imgsz}: must be a multiple of 32 from 64 to 4096, e.g. {near}")
+        for name in ("milestones", "zoom"):
+            if list(getattr(self, name)) != sorted(getattr(self, name)):
+                raise ValueError(f"--{name}: the smaller number comes first")
+        if len(self.zoom) != 2:
+            raise ValueError("--zoom: needs two numbers")
         parse_anchors(self.anchors)
         self.augment  # noqa: B018 (complains about its own settings)
 
@@ -134,7 +150,7 @@ def parse_anchors(text: str) -> tuple[tuple[float, float], ...] | None:
     Raises
     ------
     ValueError
-        If they are not pairs of positive numbers.
+        If they are not pairs of numbers, or too small or large for any box.
     """
     if text in ("auto", "preset"):
         return None
@@ -142,6 +158,6 @@ def parse_anchors(text: str) -> tuple[tuple[float, float], ...] | None:
         numbers = [float(part) for part in text.split(",")]
     except ValueError:
         raise ValueError(f"--anchors {text}: give auto, preset, or numbers w,h,w,h,...") from None
-    if len(numbers) % 2 or not all(0 < n < float("inf") for n in numbers):
-        raise ValueError(f"--anchors {text}: needs pairs of positive numbers, in cells")
+    if len(numbers) % 2 or not all(0.001 <= n <= 1000 for n in numbers):
+        raise ValueError(f"--anchors {text}: needs pairs of numbers from 0.001 to 1000, in cells")
     return tuple(zip(numbers[::2], numbers[1::2], strict=True))
