@@ -7,13 +7,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from tests.golden import GOLDEN, cases
 from yolov2.augment import Augment, augment, distort, place
-from yolov2.data.dataset import Dataset, Item, cached
+from yolov2.data.dataset import Dataset, Item, cached, open_upright
 from yolov2.data.loader import batches
 from yolov2.data.shapes import shapes
+from yolov2.detector import Detector
 from yolov2.errors import Complaints, UserError
+from yolov2.presets import PRESETS
 
 STILL = Augment(jitter=0, hue=0, saturation=1, exposure=1, flip=0)
 GOLDEN_ONLY = pytest.mark.skipif(
@@ -42,7 +45,7 @@ def test_boxes_stay_on_their_objects(seed, picture, net, scale):
     options = Augment(hue=0, saturation=1, exposure=1, flip_vertical=0.5, transpose=0.5, scale=scale)
     image, boxes, classes = augment(pixels, boxes, np.array([3]), net, options, np.random.default_rng(seed))
     assert image.shape == (3, net[1], net[0]) and image.dtype == torch.float32
-    assert image.min() >= 0 and image.max() <= 1
+    assert image.min() >= 0 and image.max() <= 1 + 1e-6  # the weights of four pixels sum to 1, rounded
     ys, xs = torch.nonzero(image[0] > 0.75, as_tuple=True)
     if not len(boxes):  # zoomed in beside it
         assert len(xs) <= max(net)
@@ -214,16 +217,33 @@ def test_the_callers_torch_threads_are_left_alone(data):
 
 
 def test_cache_shrinks_remembers_and_respects_its_limit(tmp_path):
-    from PIL import Image
-
     items = []
     for n in range(3):
         path = tmp_path / f"{n}.jpg"
         Image.effect_noise((200, 100), 40).convert("RGB").save(path)
         items.append(Item(str(n), 200, 100, np.zeros((0, 4)), np.zeros(0, int), np.zeros(0, bool), path))
-    data = cached(Dataset(("a",), items), max_bytes=2 * 96 * 48 * 3, imgsz=64)
+    data = cached(Dataset(("a",), items), max_bytes=2 * 67 * 34 * 3, imgsz=64)
     first = [np.asarray(data.picture(i)) for i in range(3)]
-    assert first[0].shape == (48, 96, 3) and data.bytes == 2 * 96 * 48 * 3  # 64*1.5 = 96; two of three fit
+    assert first[0].shape == (34, 67, 3) and data.bytes == 2 * 67 * 34 * 3  # 200 // 64 = 3; two of three fit
     for i in range(2):
         items[i].path.unlink()
         np.testing.assert_array_equal(np.asarray(data.picture(i)), first[i])
+
+
+@pytest.mark.parametrize("size", [(1333, 1000), (250, 700), (150, 100)])
+@pytest.mark.parametrize("mode", ["letterbox", "stretch"])
+def test_training_sees_what_detection_sees(tmp_path, size, mode):
+    path = tmp_path / "large.jpg"
+    Image.effect_noise(size, 90).convert("RGB").save(path)
+    item = Item("large", *size, np.zeros((0, 4)), np.zeros(0, int), np.zeros(0, bool), path)
+    data = Dataset(("a",), [item])
+    remembered = cached(data, 1 << 30, 96)
+    remembered.picture(0)
+    assert remembered.bytes > 0
+    (training,) = batches(remembered, 1, 96, resize=mode)
+
+    preset, seen = PRESETS["nano"], []
+    detector = Detector.build(preset.build(preset.region), tuple("abcdefghijklmnopqrst"), 96, mode)
+    detector.network.register_forward_pre_hook(lambda network, arguments: seen.append(arguments[0].clone()))
+    detector([open_upright(path)])
+    assert torch.equal(seen[0], training.images)

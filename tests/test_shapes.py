@@ -5,7 +5,19 @@ import pytest
 from PIL import Image
 
 from yolov2.data import shapes as module
-from yolov2.data.shapes import NAMES, SPLITS, VISIBLE, _masks, _textures, draw, shapes
+from yolov2.data.shapes import (
+    LARGEST,
+    MOST_OBJECTS,
+    NAMES,
+    SIZE,
+    SMALLEST,
+    SPLITS,
+    VISIBLE,
+    _masks,
+    _textures,
+    draw,
+    shapes,
+)
 
 
 @pytest.fixture(scope="module")
@@ -29,22 +41,22 @@ def test_splits_and_seeds_share_no_picture(train):
 def test_layout(train):
     assert train.names == NAMES and len(train) == 60
     for item in train.items:
-        assert item.path is None and item.pixels.shape == (192, 192, 3) and item.pixels.dtype == np.uint8
-        assert 1 <= len(item.boxes) == len(item.classes) == len(item.difficult) <= 6
+        assert item.path is None and item.pixels.shape == (SIZE, SIZE, 3) and item.pixels.dtype == np.uint8
+        assert 1 <= len(item.boxes) == len(item.classes) == len(item.difficult) <= MOST_OBJECTS
         assert item.boxes.dtype == np.float32 and item.classes.dtype == np.int64
-    assert {c for item in train.items for c in item.classes.tolist()} == set(range(6))
-    assert train.picture(0).size == (192, 192)
+    assert {c for item in train.items for c in item.classes.tolist()} == set(range(len(NAMES)))
+    assert train.picture(0).size == (SIZE, SIZE)
 
 
 @pytest.mark.parametrize("index", range(8))
 def test_boxes_are_tight_around_the_pixels_in_sight(train, index):
     item = train.items[index]
     rng = np.random.default_rng([0, SPLITS["train"], index])
-    picture, owner, classes = draw(rng, _textures(0, "train", 192))
+    picture, owner, classes = draw(rng, _textures(0, "train", SIZE))
     np.testing.assert_array_equal(np.asarray(picture), item.pixels)
     assert classes == item.classes.tolist()
     low, high = (item.boxes[:, :2] + s * item.boxes[:, 2:] / 2 for s in (-1, 1))
-    for number, corners in enumerate(np.concatenate([low, high], 1) * 192, start=1):
+    for number, corners in enumerate(np.concatenate([low, high], 1) * SIZE, start=1):
         ys, xs = np.nonzero(np.asarray(owner) == number)
         want = xs.min(), ys.min(), xs.max() + 1, ys.max() + 1
         np.testing.assert_allclose(corners, want, atol=1e-3)
@@ -53,7 +65,7 @@ def test_boxes_are_tight_around_the_pixels_in_sight(train, index):
 def test_shapes_differ_from_what_surrounds_them(train):
     # Not a proof that a human sees every one, but a shape of its background's colour would fail it.
     for item in train.items[:20]:
-        x, y, w, h = (item.boxes * 192).T
+        x, y, w, h = (item.boxes * SIZE).T
         for cx, cy, bw, bh in zip(x, y, w, h, strict=True):
             rows = slice(int(cy - bh / 2), int(cy + bh / 2) + 1)
             columns = slice(int(cx - bw / 2), int(cx + bw / 2) + 1)
@@ -64,10 +76,11 @@ def test_shapes_differ_from_what_surrounds_them(train):
 def test_masks_hold_the_whole_shape(name):
     rng = np.random.default_rng(0)
     for _ in range(20):
-        body, inner = _masks(rng, name, 192)
+        body, inner = _masks(rng, name, SIZE)
         pixels = np.asarray(body)
         assert not (pixels[0].any() or pixels[-1].any() or pixels[:, 0].any() or pixels[:, -1].any())
-        assert 0.1 * 192 < max(body.size) < 0.7 * 192
+        # the border adds at most a tenth, the room for smooth edges a few pixels
+        assert SMALLEST * SIZE < max(body.size) < 1.1 * LARGEST * SIZE + 4
         if inner is not None:
             assert inner.size == body.size and (np.asarray(inner) <= pixels).all()
 
@@ -83,8 +96,8 @@ def test_at_least_the_stated_share_stays_in_sight(monkeypatch):
     shares = []
     for index in range(40):
         areas.clear()
-        _, owner, classes = draw(np.random.default_rng(index), _textures(0, "train", 192))
-        seen = np.bincount(np.asarray(owner).ravel(), minlength=7)[1 : len(classes) + 1]
+        _, owner, classes = draw(np.random.default_rng(index), _textures(0, "train", SIZE))
+        seen = np.bincount(np.asarray(owner).ravel(), minlength=MOST_OBJECTS + 1)[1 : len(classes) + 1]
         shares += (seen / areas).tolist()
     assert 0.5 < VISIBLE <= min(shares) < max(shares) == 1  # some are covered, none too much
 

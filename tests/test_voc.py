@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from tests.golden import DATA
-from yolov2.data.dataset import verify
+from yolov2.data.dataset import open_upright, upright_size, verify
+from yolov2.data.sources import open_dataset, open_train_val
 from yolov2.data.voc import read_voc, splits_available
 from yolov2.errors import Complaints, UserError
 
@@ -100,6 +101,85 @@ def test_class_lists_and_columns_of_the_official_lists(voc):
     assert len(read_voc(voc, "train")) == 2
 
 
+@pytest.mark.parametrize(
+    "line, stem",
+    [
+        ("cell 1", "cell 1"),  # a known name, no column
+        ("cell  1", "cell"),
+        ("cell -1", "cell"),
+        ("JPEGImages/cell.jpg", "cell"),
+        ("./cell", "cell"),
+        ("data\\cell.JPG  1", "cell"),
+        ("../x/cell 1.png", "cell 1"),
+        ("v1.2", "v1.2"),
+        ("v1.2.jpg", "v1.2"),
+    ],
+)
+def test_lines_of_lists(tmp_path, line, stem):
+    for known in ("cell", "cell 1", "v1.2"):
+        add(tmp_path, known)
+    split(tmp_path, train=[line])
+    assert [item.id for item in read_voc(tmp_path, "train").items] == [stem]
+
+
+@pytest.mark.parametrize("only", ["default", "trainval"])
+def test_a_single_list_of_another_name_is_divided(tmp_path, only, capsys):
+    stems = [f"p{n}" for n in range(30)]
+    for stem in [*stems, "unlisted"]:
+        add(tmp_path, stem)
+    split(tmp_path, **{only: stems, f"cat_{only}": ["p0 -1"]})
+    train, val = open_train_val(tmp_path, None, Complaints())
+    assert sorted(item.id for item in (*train.items, *val.items)) == sorted(stems)
+    assert 2 <= len(val) <= 12 and len(read_voc(tmp_path, only)) == 30
+    err = capsys.readouterr().err
+    assert f"no split but {only!r}; {len(train)} pictures are for train and {len(val)} for val" in err
+
+
+def test_trainval_beside_test_is_for_training(tmp_path, capsys):
+    for stem in "abc":
+        add(tmp_path, stem)
+    split(tmp_path, trainval=["a", "b", "c"], test=["c"])
+    train, val = open_train_val(tmp_path, None, Complaints())
+    assert [[item.id for item in part.items] for part in (train, val)] == [["a", "b"], ["c"]]
+    assert "'trainval' takes that place" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "lists", [{}, {"default": ["a", "b"]}, {"trainval": ["a"], "val": ["b"]}, {"train": "ab"}]
+)
+def test_a_note_is_printed_once_per_command(tmp_path, lists, capsys):
+    for stem in "ab":
+        add(tmp_path, stem)
+    if lists:
+        split(tmp_path, **lists)
+    open_train_val(tmp_path, None, Complaints())
+    assert capsys.readouterr().err.count("note:") == 1
+    open_dataset(tmp_path, "val")
+    assert capsys.readouterr().err.count("note:") == 1
+
+
+def test_repetitions_are_counted(voc):
+    add(voc, "a", suffix=".png", format="PNG")
+    split(voc, train=["a", "a.jpg", "b", "a"], val=["b"])
+    complaints = Complaints()
+    train, val = open_train_val(voc, None, complaints)
+    assert [item.id for item in train.items] == ["a", "b"] and [item.id for item in val.items] == ["b"]
+    assert train.items[0].path.name == "a.jpg"
+    assert complaints.counts == {
+        "repeated names in a list dropped": 2,
+        "pictures beside one of the same name left out": 1,
+        "pictures of val that are in train too": 1,
+    }
+
+
+def test_equal_names_in_folders_of_their_own_are_no_repetition(tmp_path):
+    for part in ("train", "val"):
+        add(tmp_path / part, "0001")
+    complaints = Complaints()
+    open_train_val(tmp_path, None, complaints)
+    assert not complaints.counts
+
+
 @pytest.mark.parametrize("side_by_side", [False, True])
 def test_folders_named_after_splits(tmp_path, side_by_side):
     for part, stem in (("train", "a"), ("valid", "b"), ("Test", "c")):
@@ -133,6 +213,57 @@ def test_suffixes_in_any_case_and_contents_that_differ(tmp_path, suffix, format)
     add(tmp_path, "a", suffix=suffix, format=format)
     split(tmp_path, train=["a"])
     assert read_voc(tmp_path, "train").picture(0).size == (100, 80)
+
+
+@pytest.mark.parametrize("suffix, format", [(".jpg", "JPEG"), (".png", "PNG"), (".tif", "TIFF")])
+@pytest.mark.parametrize("orientation, corner", [(1, "left"), (3, "right"), (6, "right"), (8, "left")])
+def test_pictures_are_turned_upright(tmp_path, suffix, format, orientation, corner):
+    turned = orientation > 4
+    width, height = (80, 100) if turned else (100, 80)
+    add(tmp_path, "a", xml(size=(width, height)), suffix, format)
+    split(tmp_path, train=["a"])
+    pixels = np.zeros((80, 100, 3), np.uint8)
+    pixels[:40, :50] = 255  # stored at the top left
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    path = tmp_path / "JPEGImages" / f"a{suffix}"
+    Image.fromarray(pixels).save(path, format, exif=exif)
+    complaints = Complaints()
+    data = read_voc(tmp_path, "train", complaints=complaints)
+    item, picture = data.items[0], data.picture(0)
+    assert (item.width, item.height) == picture.size == upright_size(path) == (width, height)
+    assert not complaints.counts  # <size> is that of the upright picture
+    # 10..30 and 20..60 pixels of the upright picture
+    np.testing.assert_allclose(item.boxes, [[20 / width, 40 / height, 20 / width, 40 / height]], rtol=1e-6)
+    # 3: half a turn; 6: to be turned clockwise, top left comes to the top right; 8: counterclockwise
+    bright = np.argwhere(np.asarray(open_upright(path))[:, :, 0] > 128).mean(0)
+    assert (bright[1] > width / 2) == (corner == "right")
+    assert (bright[0] > height / 2) == (orientation in (3, 8))
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(10))
+def test_every_orientation_is_pillows_own(tmp_path, format, orientation):
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    path = tmp_path / "a"
+    Image.fromarray(pixels).save(path, format, exif=exif)
+    with Image.open(path) as file:
+        want = ImageOps.exif_transpose(file).convert("RGB")
+    np.testing.assert_array_equal(np.asarray(open_upright(path)), np.asarray(want))
+    assert upright_size(path) == want.size
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0nonsense", b"Exif\0\0II*\0", b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03"]
+)
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_pictures_with_damaged_exif_are_still_pictures(tmp_path, format, exif):
+    path = tmp_path / "a"
+    Image.new("RGB", (7, 5)).save(path, format, exif=exif)
+    assert open_upright(path).size == upright_size(path) == (7, 5)
 
 
 @pytest.mark.parametrize("size", [None, (0, 0), (640, 480), ("", "x")])

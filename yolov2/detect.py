@@ -8,12 +8,12 @@ from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from tqdm import tqdm
 
 from yolov2.cli import option, parse, run
-from yolov2.data.dataset import BROKEN
-from yolov2.detector import Detector, Found, pick_device
+from yolov2.data.dataset import BROKEN, open_upright
+from yolov2.detector import Detector, Found, check_options, pick_device
 from yolov2.draw import draw_detections
 from yolov2.errors import Complaints, UserError
 from yolov2.runs import new_run, newest_weights
@@ -69,10 +69,7 @@ class DetectConfig:
     draw: bool = option("write the pictures with their boxes", default=True)
 
     def __post_init__(self):
-        if not 0 <= self.conf <= 1 or not 0 <= self.iou <= 1:
-            raise ValueError("--conf and --iou lie between 0 and 1")
-        if self.batch < 1 or self.max_det < 1:
-            raise ValueError("--batch and --max-det must be at least 1")
+        check_options(self.conf, self.iou, self.max_det, self.batch)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -87,8 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     def pictures() -> Iterator[Image.Image]:
         for path in paths:
             try:
-                with Image.open(path) as file:
-                    picture = ImageOps.exif_transpose(file).convert("RGB")  # a phone's picture, upright
+                picture = open_upright(path)
             except BROKEN:
                 complaints.add("pictures cannot be read and were left out", path)
             else:

@@ -1,17 +1,71 @@
 """A data set: named classes and pictures with their boxes. Pictures stay on disk until they are asked for."""
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
+from PIL.Image import Transpose
 from tqdm import tqdm
 
 from yolov2.errors import Complaints, UserError
+from yolov2.letterbox import shrunk
 
 # What Pillow raises on a broken picture: OSError (truncated, not a picture), SyntaxError (bad PNG chunk) ...
 BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+# EXIF orientation 1 is upright already
+TURNS = {
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
+
+
+def open_upright(path: Path, small: bool = False) -> Image.Image:
+    """The RGB picture of a file, turned as its EXIF orientation says: a phone writes what its sensor saw.
+
+    Parameters
+    ----------
+    path : Path
+        Opened by its content: a PNG that calls itself .jpg opens all the same.
+    small : bool
+        Decode a JPEG at an eighth of its size. That too reads every byte, but is quicker.
+
+    Raises
+    ------
+    OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError
+        `BROKEN`: if the file is missing, truncated or no picture.
+    """
+    with Image.open(path) as file:
+        if small:
+            file.draft("RGB", (1, 1))
+        turn = _turn(file)
+        picture = file.convert("RGB")
+    return picture if turn is None else picture.transpose(turn)
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """(width, height) of `open_upright`'s picture in pixels, by the file's header alone; raises `BROKEN`."""
+    with Image.open(path) as file:
+        swapped = _turn(file) in [TURNS[orientation] for orientation in (5, 6, 7, 8)]
+        return file.size[::-1] if swapped else file.size
+
+
+def _turn(file: Image.Image) -> Transpose | None:
+    """What turns a picture that was opened but not yet decoded upright; None if nothing need be done."""
+    if file.format == "TIFF":  # Pillow itself turns it
+        return None
+    try:
+        # The base class's method: a PNG's own would decode the picture.
+        return TURNS.get(Image.Image.getexif(file).get(ExifTags.Base.Orientation, 1))
+    except (SyntaxError, ValueError, struct.error):  # a picture with damaged EXIF is still a picture
+        return None
 
 
 @dataclass(frozen=True)
@@ -23,7 +77,7 @@ class Item:
     id : str
         Unique name within the data set, e.g. the file's stem.
     width, height : int
-        Size of the picture, in pixels.
+        Size of the upright picture, in pixels.
     boxes : ndarray, float32 (N, 4)
         cxcywh, fractions of the picture. N = 0 is a picture of nothing but background.
     classes : ndarray, int64 (N,)
@@ -57,7 +111,7 @@ class Dataset:
         return len(self.items)
 
     def picture(self, index: int) -> Image.Image:
-        """The RGB picture of an item.
+        """The RGB picture of an item, upright.
 
         Raises
         ------
@@ -67,8 +121,8 @@ class Dataset:
         return open_picture(self.items[index])
 
 
-def open_picture(item: Item, at_least: tuple[int, int] | None = None) -> Image.Image:
-    """The RGB picture of `item`; a JPEG larger than `at_least` (width, height) may come at 1/2, 1/4 or 1/8.
+def open_picture(item: Item, small: bool = False) -> Image.Image:
+    """The RGB picture of `item`, upright; `small` as in `open_upright`.
 
     Raises
     ------
@@ -79,11 +133,7 @@ def open_picture(item: Item, at_least: tuple[int, int] | None = None) -> Image.I
         return Image.fromarray(item.pixels)
     assert item.path is not None, f"{item.id}: neither a path nor pixels"
     try:
-        # By content: a PNG that calls itself .jpg opens all the same.
-        with Image.open(item.path) as picture:
-            if at_least is not None:
-                picture.draft("RGB", at_least)
-            return picture.convert("RGB")
+        return open_upright(item.path, small)
     except BROKEN as error:
         raise UserError(
             f"{item.path}: cannot be read as a picture ({error}); replace the file or delete it"
@@ -95,22 +145,19 @@ class CachedDataset(Dataset):
     """A data set that remembers its pictures, shrunk, as long as they fit in `max_bytes`."""
 
     max_bytes: int = 0
-    long_side: int = 0
+    imgsz: int = 0
     _pixels: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     def picture(self, index: int) -> Image.Image:
-        """The RGB picture of an item, its longer side at most `long_side` pixels."""
+        """The RGB picture of an item, upright and `shrunk` for an input of `imgsz` pixels."""
         # Once full, nothing is thrown out: an epoch visits every picture once, so an evicting cache that is
         # too small would never hit, while this one hits as often as it is large.
         if index in self._pixels:
             return Image.fromarray(self._pixels[index])
         item = self.items[index]
-        factor = min(1.0, self.long_side / max(item.width, item.height))
-        size = max(1, round(item.width * factor)), max(1, round(item.height * factor))
-        picture = open_picture(item, at_least=size)
-        if factor < 1:
-            picture = picture.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
-        if item.pixels is None and self.bytes + 3 * size[0] * size[1] <= self.max_bytes:
+        # Decoded whole, as detection does it: a JPEG decoded at a fraction of its size has other pixels.
+        picture = shrunk(open_picture(item), self.imgsz, self.imgsz)
+        if item.pixels is None and self.bytes + 3 * picture.width * picture.height <= self.max_bytes:
             self._pixels[index] = np.asarray(picture)
         return picture
 
@@ -132,10 +179,10 @@ def cached(dataset: Dataset, max_bytes: int, imgsz: int) -> CachedDataset:
     max_bytes : int
         Memory for pictures; those beyond it are decoded every time.
     imgsz : int
-        Side of the largest network input, in pixels. Pictures are shrunk to 1.5 times that before they are
-        remembered, which leaves room for the jitter of augmentation.
+        Side of the largest network input, in pixels. Pictures are remembered as `shrunk` for it, which is
+        all that the letterbox ever sees of them.
     """
-    return CachedDataset(dataset.names, dataset.items, max_bytes, imgsz * 3 // 2)
+    return CachedDataset(dataset.names, dataset.items, max_bytes, imgsz)
 
 
 def verify(dataset: Dataset, complaints: Complaints) -> Dataset:
@@ -149,7 +196,7 @@ def verify(dataset: Dataset, complaints: Complaints) -> Dataset:
     good = []
     for item in tqdm(dataset.items, desc="checking pictures", unit="", delay=2, leave=False):
         try:
-            open_picture(item, at_least=(1, 1))  # reads every byte, but makes a small picture of a JPEG
+            open_picture(item, small=True)
         except UserError:
             complaints.add("unreadable pictures left out", item.path)
         else:

@@ -11,11 +11,13 @@ from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageOps
+from tqdm import tqdm
 
 from yolov2.data.dataset import Dataset, Item
 
 NAMES = ("circle", "square", "triangle", "star", "cross", "ring")
 SPLITS = {"train": 0, "val": 1}
+SIZE = 160  # side of the pictures, in pixels, unless another is asked for
 MOST_OBJECTS = 5
 SMALLEST, LARGEST = 0.25, 0.6  # longer side of a shape, as a fraction of the picture
 VISIBLE = 0.8  # at least this share of every shape stays in sight
@@ -28,7 +30,7 @@ Rng = np.random.Generator
 Colour = tuple[int, int, int]
 
 
-def shapes(split: str, count: int, seed: int = 0, size: int = 160) -> Dataset:
+def shapes(split: str, count: int, seed: int = 0, size: int = SIZE) -> Dataset:
     """Draw a data set.
 
     Parameters
@@ -57,7 +59,8 @@ def shapes(split: str, count: int, seed: int = 0, size: int = 160) -> Dataset:
         raise ValueError(f"split: {split!r} is not one of {', '.join(SPLITS)}")
     if count < 1 or size < 32:
         raise ValueError(f"{count} pictures of {size} pixels: at least 1 of 32 is needed")
-    return Dataset(NAMES, [_item(split, index, seed, size) for index in range(count)])
+    bar = tqdm(range(count), f"drawing {split} pictures", unit="img", delay=2, leave=False)
+    return Dataset(NAMES, [_item(split, index, seed, size) for index in bar])
 
 
 def _item(split: str, index: int, seed: int, size: int) -> Item:

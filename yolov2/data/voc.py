@@ -3,7 +3,7 @@
 Accepted layouts::
 
     VOC2012/                     a folder of one or more of these, e.g. VOCdevkit, will also do
-        ImageSets/Main/train.txt, val.txt, ...    one picture name a line
+        ImageSets/Main/train.txt, val.txt, ...    one picture a line: a, a.jpg, JPEGImages/a.jpg or "a 1"
         JPEGImages/*.jpg
         Annotations/*.xml
     any/
@@ -12,8 +12,12 @@ Accepted layouts::
     any/                                          pictures and .xml side by side or in two sub-folders, and
                                                   no split: a hash of its name sends every fifth to val
 
+Where no list or folder is called train, but one other than val and test is there (CVAT's default.txt, a
+trainval.txt), that one is for training: what val and test leave of it, or without these four fifths of it.
+
 An .xml belongs to the picture with the same stem, whatever its <filename> says, and the picture's own size
-counts, whatever its <size> says. What cannot be used is counted as a complaint and left out.
+counts, whatever its <size> says. Boxes refer to the upright picture, turned as its EXIF orientation says.
+What cannot be used is counted as a complaint and left out.
 
 Coordinates: official Pascal VOC pixels count from 1, and Darknet's labels subtract that 1 from the centre
 (SPEC 15). Annotations that name a "VOC" <database>, or name none inside a folder called VOC20xx, are read so;
@@ -24,15 +28,16 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
-from PIL import Image
+from tqdm import tqdm
 
-from yolov2.data.dataset import BROKEN, Dataset, Item
+from yolov2.data.dataset import BROKEN, Dataset, Item, upright_size
 from yolov2.errors import Complaints, UserError, shortened
 
 PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
@@ -49,6 +54,7 @@ class _Source:
     picture: Path | None
     annotation: Path | None
     folder: Path
+    others: tuple[Path, ...] = ()  # pictures of the same stem with other suffixes
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,7 @@ def splits_available(folder: str | Path) -> tuple[str, ...]:
     UserError
         If the folder is missing or has none of the accepted layouts.
     """
-    return tuple(_sources(Path(folder), Complaints()))
+    return tuple(_sources(Path(folder), lambda line: None))  # `read_voc` says what there is to say
 
 
 def read_voc(
@@ -104,7 +110,7 @@ def read_voc(
     """
     folder = Path(folder)
     collected = Complaints() if complaints is None else complaints
-    splits = _sources(folder, collected)
+    splits = _sources(folder, collected.note)
     split = _split_name(split)
     if split not in splits:
         raise UserError(f"{folder}: no split {split!r}, there is {', '.join(splits)}")
@@ -112,7 +118,14 @@ def read_voc(
         names = _discover(source for sources in splits.values() for source in sources)
     names = tuple(names)
     index = {name: i for i, name in enumerate(names)}
-    items = [item for source in splits[split] if (item := _item(source, index, collected)) is not None]
+    sources = _once(splits[split], collected)
+    if split in ("val", "test"):
+        train = set(splits.get("train", ()))
+        for source in sources:
+            if source in train:
+                collected.add(f"pictures of {split} that are in train too", source.id)
+    bar = tqdm(sources, f"reading {split}", unit="img", delay=2, leave=False)
+    items = [item for source in bar if (item := _item(source, index, collected)) is not None]
     if not items:
         what = f"; {collected.summary().splitlines()[0]}" if collected.counts else ""
         raise UserError(f"{folder}: split {split!r} has no usable picture among {len(splits[split])}{what}")
@@ -123,7 +136,17 @@ def read_voc(
     return Dataset(names, items)
 
 
-def _sources(folder: Path, complaints: Complaints) -> dict[str, list[_Source]]:
+def _once(sources: Iterable[_Source], complaints: Complaints) -> list[_Source]:
+    """The sources without repetitions, each a complaint."""
+    seen: dict[_Source, None] = {}
+    for source in sources:
+        if source in seen:
+            complaints.add("repeated names in a list dropped", source.id)
+        seen[source] = None
+    return list(seen)
+
+
+def _sources(folder: Path, note: Callable[[str], None]) -> dict[str, list[_Source]]:
     """All splits of the folder; official years lying side by side (VOC2007, VOC2012) are joined."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; unpack the data set there or correct --data")
@@ -142,7 +165,7 @@ def _sources(folder: Path, complaints: Complaints) -> dict[str, list[_Source]]:
         raise UserError(f"{folder}: holds several data sets, name one: {', '.join(map(str, roots))}")
     joined: dict[str, list[_Source]] = {}
     for root in roots:
-        for split, sources in _read_root(root, complaints).items():
+        for split, sources in _read_root(root, note).items():
             joined.setdefault(split, []).extend(sources)
     return joined
 
@@ -154,49 +177,69 @@ def _is_root(folder: Path) -> bool:
     return any(entry.name.lower().endswith(".xml") for place in places for entry in _entries(place))
 
 
-def _read_root(root: Path, complaints: Complaints) -> dict[str, list[_Source]]:
+def _read_root(root: Path, note: Callable[[str], None]) -> dict[str, list[_Source]]:
     everything = _pairs(root)
     lists = _child(root, "ImageSets")
     lists = lists and (_child(lists, "Main") or lists)
-    if lists and (found := _read_lists(lists, {source.id: source for source in everything}, root)):
-        return found
-    inside = [Path(entry.path) for entry in _entries(root) if entry.is_dir() and entry.name.lower() in SPLITS]
-    if inside:
-        return {_split_name(part.name): _pairs(part) for part in inside}
-    # No list and no folder says what is for what: the hash of a name does, so that a picture never changes
-    # sides when others are added.
-    rank = {source.id: zlib.crc32(source.id.encode()) for source in everything}
+    found = _read_lists(lists, {source.id: source for source in everything}, root) if lists else {}
+    if not found:
+        inside = [Path(e.path) for e in _entries(root) if e.is_dir() and e.name.lower() in SPLITS]
+        found = {_split_name(part.name): _pairs(part) for part in inside}
+    if not found:
+        return _by_name(everything, f"{root}: no ImageSets/Main and no train/ and val/ folders", note)
+    others = [split for split in found if split not in ("val", "test")]
+    if len(others) == 1 and others != ["train"] and found[others[0]]:
+        whole, rest = found[others[0]], {source for s in ("val", "test") for source in found.get(s, ())}
+        if not rest:
+            return found | _by_name(whole, f"{root}: no split but {others[0]!r}", note)
+        note(f"{root}: no split 'train', {others[0]!r} takes that place but for what is in val or test")
+        found["train"] = [source for source in whole if source not in rest]
+    return found
+
+
+def _by_name(sources: list[_Source], why: str, note: Callable[[str], None]) -> dict[str, list[_Source]]:
+    """Train and val by the hash of a picture's name, so that none changes sides when others are added."""
+    rank = {source.id: zlib.crc32(source.id.encode()) for source in sources}
     val = {id for id in rank if rank[id] % 5 == 0} or {min(rank, key=lambda id: rank[id])}
-    complaints.note(
-        f"{root}: no ImageSets/Main and no train/ and val/ folders; "
-        f"{len(everything) - len(val)} pictures are for train and {len(val)} for val, chosen by name"
-    )
+    note(f"{why}; {len(rank) - len(val)} pictures are for train and {len(val)} for val, chosen by name")
     return {
-        "train": [source for source in everything if source.id not in val],
-        "val": [source for source in everything if source.id in val],
+        "train": [source for source in sources if source.id not in val],
+        "val": [source for source in sources if source.id in val],
     }
 
 
 def _read_lists(folder: Path, known: dict[str, _Source], root: Path) -> dict[str, list[_Source]]:
     """The split lists of ImageSets/Main; those of single classes (dog_train.txt) are passed over."""
-    lists = {stem: path for stem, path in sorted(_files(folder, {".txt"}).items())}
+    lists = _files(folder, {".txt"})
     splits = {}
-    for stem, path in lists.items():
+    for stem, (path, *_) in lists.items():
         if "_" in stem and stem.rpartition("_")[2] in lists:
             continue
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines()]
-        ids = [re.sub(r"\s+-?[01]$", "", line) for line in lines if line]  # "name 1" in some lists
-        ids = [id[: -len(suffix)] if (suffix := Path(id).suffix).lower() in PICTURES else id for id in ids]
+        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+        ids = [_listed(line.strip(), known) for line in lines if line.strip()]
         splits[_split_name(stem)] = [known.get(id, _Source(id, None, None, root)) for id in ids]
     return splits
+
+
+def _listed(line: str, known: Container[str]) -> str:
+    """The stem that a line of a list means, with or without folders, suffix and the class lists' 1, 0, -1."""
+    name = line.replace("\\", "/").rpartition("/")[2]
+    names = name, re.sub(r"\s+-?[01]$", "", name)  # "cell 1" may be the whole name
+    stems = [n.removesuffix(suffix) for n in names if (suffix := Path(n).suffix).lower() in PICTURES]
+    return next((n for n in (*names, *stems) if n in known), (stems or names)[-1])
 
 
 def _pairs(folder: Path) -> list[_Source]:
     """The pictures and annotations of a folder, paired by stem and sorted."""
     pictures = _files(_child(folder, "JPEGImages") or _child(folder, "images") or folder, PICTURES)
     annotations = _files(_child(folder, "Annotations") or folder, {".xml"})
-    stems = sorted(pictures.keys() | annotations.keys())
-    return [_Source(stem, pictures.get(stem), annotations.get(stem), folder) for stem in stems]
+    found = []
+    for stem in sorted(pictures.keys() | annotations.keys()):
+        same, xml = pictures.get(stem, []), annotations.get(stem, [])
+        found.append(
+            _Source(stem, same[0] if same else None, xml[0] if xml else None, folder, tuple(same[1:]))
+        )
+    return found
 
 
 def _discover(sources: Iterable[_Source]) -> list[str]:
@@ -213,6 +256,8 @@ def _discover(sources: Iterable[_Source]) -> list[str]:
 
 def _item(source: _Source, index: dict[str, int], complaints: Complaints) -> Item | None:
     """The item of a source, or None (and a complaint) if it cannot be used."""
+    for other in source.others:
+        complaints.add("pictures beside one of the same name left out", other)
     if source.picture is None:
         what = "annotations without a picture" if source.annotation else "listed names without files"
         complaints.add(f"{what} left out", source.annotation or source.id)
@@ -226,8 +271,7 @@ def _item(source: _Source, index: dict[str, int], complaints: Complaints) -> Ite
         complaints.add("annotations of invalid XML left out", f"{source.annotation} ({error})")
         return None
     try:
-        with Image.open(source.picture) as picture:
-            width, height = picture.size
+        width, height = upright_size(source.picture)
     except BROKEN:
         complaints.add("unreadable pictures left out", source.picture)
         return None
@@ -328,7 +372,10 @@ def _child(folder: Path, name: str) -> Path | None:
     )
 
 
-def _files(folder: Path, suffixes: set[str]) -> dict[str, Path]:
-    """Files of the folder with one of the suffixes, in any case, by stem."""
-    paths = (Path(entry.path) for entry in _entries(folder) if entry.is_file())
-    return {path.stem: path for path in paths if path.suffix.lower() in suffixes}
+def _files(folder: Path, suffixes: set[str]) -> dict[str, list[Path]]:
+    """Files of the folder with one of the suffixes, in any case, by stem; sorted."""
+    found = defaultdict(list)
+    for path in (Path(entry.path) for entry in _entries(folder) if entry.is_file()):
+        if path.suffix.lower() in suffixes:
+            found[path.stem].append(path)
+    return found
