@@ -185,7 +185,6 @@ class Network(nn.Module):
         super().__init__()
         self.layers = list(layers)
         shapes = output_shapes(self.layers, input_shape)
-        self.input_shape = input_shape
         self.blocks = nn.ModuleList()
         self._wanted: set[int] = set()
         for index, (layer, out) in enumerate(zip(self.layers, shapes, strict=True)):
