@@ -5,7 +5,7 @@
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from reference.region import Region, WordTree
 
@@ -62,6 +62,10 @@ class Reorg:
     stride: int = 2
     reverse: bool = False
     order: ReorgOrder = "darknet"
+
+    def __post_init__(self):
+        if self.order not in get_args(ReorgOrder):
+            raise ValueError(f"order: {self.order!r} is not one of {', '.join(get_args(ReorgOrder))}")
 
 
 @dataclass(frozen=True)

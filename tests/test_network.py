@@ -228,15 +228,13 @@ class TestTrial3:
         found = fast.detect.detect(raw, config.layers[-1], 0.24, 0.3)
         self.check(type(found)(*(part.numpy() for part in found)), golden, picture)
 
-    def test_from_the_picture_file(self, trained, picture, monkeypatch):
+    def test_from_the_picture_file(self, trained, picture):
         """The product's own path: Pillow, letterbox, network, NMS, boxes in the picture.
 
-        Only the averaging of pictures of twice the input's size is left out, as Darknet does not do it.
-        Its JPEG decoder differs from Darknet's by up to 2.7 of 255 levels in a pixel of the input. Measured
-        on both pictures, that moves a score by up to .0047 and a box by up to .0014 of the picture; the place
-        of epsilon in batch norm moves scores by another .0002. The bounds are twice that.
+        Pillow's JPEG decoder differs from Darknet's by up to 2.7 of 255 levels in a pixel of the input.
+        Measured on both pictures, that moves a score by up to .0047 and a box by up to .0014 of the picture;
+        the place of epsilon in batch norm moves scores by another .0002. The bounds are twice that.
         """
-        monkeypatch.setattr("yolov2.letterbox.shrunk", lambda picture, width, height: picture, raising=False)
         config, parameters, golden = trained
         names = (DATA / "darknet" / "data" / "voc.names").read_text().split()
         detector = Detector.build(config.layers, tuple(names), config.net.width)

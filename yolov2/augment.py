@@ -92,7 +92,7 @@ def augment(
         Class of every box kept.
     """
     net_w, net_h = size
-    source = pixels(picture, net_w, net_h)
+    source = pixels(picture)
     if rng.random() < options.transpose:
         source, boxes = source.transpose(1, 2), boxes[:, [1, 0, 3, 2]]
     _, h, w = source.shape

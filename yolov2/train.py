@@ -277,8 +277,8 @@ def _loop(
     """All epochs."""
     assert config.epochs is not None and config.imgsz is not None
     assert config.workers is not None
-    train_set = cached(train_set, CACHE_BYTES, config.imgsz)
-    val_set = cached(val_set, CACHE_BYTES // 4, config.imgsz)
+    train_set = cached(train_set, CACHE_BYTES)
+    val_set = cached(val_set, CACHE_BYTES // 4)
     drop_last = len(train_set) >= config.batch  # a last batch of one would spoil the batch statistics
     steps_per_epoch = len(train_set) // config.batch if drop_last else 1
     total = config.epochs * steps_per_epoch

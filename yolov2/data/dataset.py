@@ -11,7 +11,6 @@ from PIL.Image import Transpose
 from tqdm import tqdm
 
 from yolov2.errors import Complaints, UserError
-from yolov2.letterbox import shrunk
 
 # What Pillow raises on a broken picture: OSError (truncated, not a picture), SyntaxError (bad PNG chunk) ...
 BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
@@ -142,21 +141,19 @@ def open_picture(item: Item, small: bool = False) -> Image.Image:
 
 @dataclass(frozen=True)
 class CachedDataset(Dataset):
-    """A data set that remembers its pictures, shrunk, as long as they fit in `max_bytes`."""
+    """A data set that remembers its decoded pictures as long as they fit in `max_bytes`."""
 
     max_bytes: int = 0
-    imgsz: int = 0
     _pixels: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     def picture(self, index: int) -> Image.Image:
-        """The RGB picture of an item, upright and `shrunk` for an input of `imgsz` pixels."""
+        """The RGB picture of an item, upright."""
         # Once full, nothing is thrown out: an epoch visits every picture once, so an evicting cache that is
         # too small would never hit, while this one hits as often as it is large.
         if index in self._pixels:
             return Image.fromarray(self._pixels[index])
         item = self.items[index]
-        # Decoded whole, as detection does it: a JPEG decoded at a fraction of its size has other pixels.
-        picture = shrunk(open_picture(item), self.imgsz, self.imgsz)
+        picture = open_picture(item)
         if item.pixels is None and self.bytes + 3 * picture.width * picture.height <= self.max_bytes:
             self._pixels[index] = np.asarray(picture)
         return picture
@@ -169,7 +166,7 @@ class CachedDataset(Dataset):
         return sum(p.nbytes for p in list(self._pixels.values()))
 
 
-def cached(dataset: Dataset, max_bytes: int, imgsz: int) -> CachedDataset:
+def cached(dataset: Dataset, max_bytes: int) -> CachedDataset:
     """The same data set with its decoded pictures kept in memory, for many epochs over few pictures.
 
     Parameters
@@ -178,11 +175,8 @@ def cached(dataset: Dataset, max_bytes: int, imgsz: int) -> CachedDataset:
         What to remember.
     max_bytes : int
         Memory for pictures; those beyond it are decoded every time.
-    imgsz : int
-        Side of the largest network input, in pixels. Pictures are remembered as `shrunk` for it, which is
-        all that the letterbox ever sees of them.
     """
-    return CachedDataset(dataset.names, dataset.items, max_bytes, imgsz)
+    return CachedDataset(dataset.names, dataset.items, max_bytes)
 
 
 def verify(dataset: Dataset, complaints: Complaints) -> Dataset:
