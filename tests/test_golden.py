@@ -20,4 +20,4 @@ def test_golden(case):
     comparisons = list(CHECKS[case.group](case))
     assert comparisons, "the check compared nothing"
     for c in comparisons:
-        assert c.excess <= 0, f"{c.quantity}: off by {c.error:.3g}, allowed {c.tolerance}"
+        assert c.share <= 1, f"{c.quantity}: off by {c.error:.3g}, allowed {c.tolerance}"

@@ -53,11 +53,11 @@ class Case:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Largest |got - want|, and the largest excess of it over ``atol + rtol |want|`` (<= 0 passes)."""
+    """The worst value of a quantity: the one that uses most of its tolerance ``atol + rtol |want|``."""
 
     quantity: str
-    error: float
-    excess: float
+    error: float  # |got - want| there
+    share: float  # error / tolerance there; more than 1 fails, and any error does where exact is asked
     tolerance: str
 
 
@@ -74,8 +74,10 @@ def compare(quantity: str, got, want, atol: float = 0.0, rtol: float = 0.0) -> C
         raise AssertionError(f"{quantity}: NaN at other places than in the golden array")
     same = (got == want) | np.isnan(want)
     error = np.where(same, 0.0, np.abs(np.where(same, 0.0, got) - np.where(same, 0.0, want)))
-    excess = error - (atol + rtol * np.abs(np.where(same, 0.0, want)))
-    return Comparison(quantity, float(error.max()), float(excess.max()), tolerance)
+    allowed = atol + rtol * np.abs(np.where(same, 0.0, want))
+    share = np.divide(error, allowed, out=np.where(error > 0, np.inf, 0.0), where=allowed > 0)
+    worst = np.unravel_index(share.argmax(), share.shape)
+    return Comparison(quantity, float(error[worst]), float(share[worst]), tolerance)
 
 
 CHECKS: dict[str, Callable[[Case], Iterator[Comparison]]] = {}

@@ -15,7 +15,7 @@ def main() -> int:
     for case in found:
         groups.setdefault(case.group, []).append(case)
     failed = 0
-    print(f"{'group':<16}{'cases':>6}{'compared':>10}{'failed':>8}  worst error")
+    print(f"{'group':<16}{'cases':>6}{'compared':>10}{'failed':>8}  worst error, of its tolerance")
     for group, members in groups.items():
         results, bad, problems = [], 0, []
         for case in members:
@@ -27,14 +27,16 @@ def main() -> int:
                 bad += 1
                 problems.append(f"    {case.name}: {type(error).__name__}: {error}")
                 continue
-            wrong = [c for c in comparisons if not c.excess <= 0]
+            wrong = [c for c in comparisons if not c.share <= 1]
             bad += bool(wrong)
             problems += [
                 f"    {case.name}: {c.quantity} off by {c.error:.3g} (allowed {c.tolerance})" for c in wrong
             ]
-            results += [(c.error, c.quantity, case.name) for c in comparisons]
-        worst = max(results, default=(float("nan"), "", ""))
-        detail = f"{worst[0]:.2e}  ({worst[1]}, {worst[2]})" if worst[0] > 0 else f"{worst[0]:g}"
+            results += [(c.share, c.error, c.tolerance, c.quantity, case.name) for c in comparisons]
+        share, error, tolerance, quantity, name = max(
+            results, default=(float("nan"), float("nan"), "", "", "")
+        )
+        detail = f"{error:.1e}  {share:>4.0%} of {tolerance} ({quantity}, {name})" if error > 0 else "0"
         print(f"{group:<16}{len(members):>6}{len(results):>10}{bad:>8}  {detail}")
         print(*problems, sep="\n", end="\n" if problems else "")
         failed += bad
