@@ -88,7 +88,8 @@ def test_decode(dtype, data, region):
 @given(
     case=cases(max_truths=0),
     conf=st.sampled_from([0.0, 0.005, 0.1, 0.25]),
-    iou=st.sampled_from([0.0, 0.3, 0.45, 1.0]),
+    # not 1: a decoded box overlaps itself by 1 up to rounding, and `test_nms` has that case on a grid
+    iou=st.sampled_from([0.0, 0.3, 0.45, 0.95]),
     max_det=st.sampled_from([1, 3, 200]),
     multi_label=st.booleans(),
     class_agnostic=st.booleans(),
