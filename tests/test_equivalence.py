@@ -7,7 +7,7 @@ Indices, masks, counts and the kept boxes of NMS are equal.
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import fast.assign
@@ -27,7 +27,7 @@ import reference.nms
 import reference.reorg
 import reference.wordtree
 from reference.region import Region
-from tests.strategies import TREE, cases, predictions, regions
+from tests.strategies import TREE, cases, predictions, regions, well_posed
 
 # sums of a few thousand terms in either dtype, with room for the two libraries' exp and log
 TOLERANCE = {np.float32: 1e-5, np.float64: 1e-12}
@@ -50,6 +50,7 @@ def close(got: torch.Tensor, want: np.ndarray, dtype) -> None:
 @settings(max_examples=200)
 @given(case=cases())
 def test_region_loss_and_gradient(dtype, case):
+    assume(well_posed(case))
     pred, truth = case.pred.astype(dtype), case.truth.astype(dtype)
     want = reference.loss.region_loss(pred, truth, case.region, case.seen)
     want_grad = reference.loss.region_loss_grad(pred, truth, case.region, case.seen)
@@ -65,6 +66,7 @@ def test_region_loss_and_gradient(dtype, case):
 @settings(max_examples=200)
 @given(case=cases())
 def test_assignment(dtype, case):
+    assume(well_posed(case))
     pred, truth = case.pred.astype(dtype), case.truth.astype(dtype)
     want = reference.assign.assign_targets(pred, truth, case.region)
     got = fast.assign.assign_targets(torch.from_numpy(pred), torch.from_numpy(truth), case.region)
@@ -100,6 +102,9 @@ def test_detect(case, conf, iou, max_det, multi_label, class_agnostic, map_nodes
     pred = case.pred.astype(np.float64)
     options = (conf, iou, max_det, multi_label, class_agnostic, 0.5)
     nodes = map_nodes if case.region.tree is not None else None
+    decoded = reference.decode.decode(pred, case.region)
+    scores = np.unique(reference.detect.class_scores(decoded, case.region, conf, 0.5, nodes))
+    assume((np.diff(scores) > 1e-12).all())  # equal or clearly apart: no order that rounding decides
     want = reference.detect.detect(pred, case.region, *options, nodes)
     got = fast.detect.detect(torch.from_numpy(pred), case.region, *options, nodes)
     np.testing.assert_array_equal(got.count.numpy(), want.count)
