@@ -1,6 +1,7 @@
 """What every test sees: Hypothesis settings fit for slow, noisy machines, and a header that says what ran."""
 
 import os
+import signal
 
 import pytest
 import torch
@@ -18,6 +19,14 @@ settings.register_profile(
 )
 settings.load_profile("default")
 torch.set_num_threads(1)  # small tensors: a second thread costs more than it brings
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c():
+    """SIGINT raises KeyboardInterrupt, also where a shell started pytest in the background, deaf to it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def pytest_report_header():
