@@ -13,7 +13,7 @@ CLASS_ONLY = 100000  # x and y beyond this mark a classification-only image; the
 
 
 class Assignment(NamedTuple):
-    """B images, A anchors, H x W cells."""
+    """B images, A anchors, H x W cells. The field `index` hides the tuple's method, hence the ignore."""
 
     index: Tensor  # type: ignore[assignment]  # (B, A, H, W) int32, row of the responsible truth, -1 for none
     ignore: Tensor  # (B, A, H, W) bool, best IoU with any truth exceeds the ignore threshold

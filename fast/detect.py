@@ -18,7 +18,7 @@ class Detections(NamedTuple):
     boxes: Tensor  # (B, max_det, 4) x, y, w, h as fractions of the input
     scores: Tensor  # (B, max_det)
     classes: Tensor  # (B, max_det) int64
-    count: Tensor  # type: ignore[assignment]  # (B,) int64
+    count: Tensor  # type: ignore[assignment]  # (B,) int64; hides tuple.count
 
 
 def candidate_scores(
