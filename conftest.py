@@ -7,6 +7,16 @@ import pytest
 ROOT = Path(__file__).parent
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Flags of this project."""
+    parser.addoption(
+        "--require-backend",
+        action="append",
+        metavar="NAME",
+        help="fail unless this backend is alive: torch, triton-interpret or triton-cuda; may be repeated",
+    )
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leave out the half that was not asked for."""
     only_benchmarks = config.getoption("benchmark_only", default=False)

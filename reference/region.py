@@ -1,8 +1,9 @@
 """The vocabulary that every wing shares: the settings of a region layer and the tree of words. Pure data."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Literal
+from typing import ClassVar, Literal
 
 ClassActivation = Literal["softmax", "logistic", "tree"]
 ClassLoss = Literal["cross_entropy", "squared_error"]
@@ -137,6 +138,9 @@ class Region:
     box_weight: BoxWeight = "2-wh"
     class_map: tuple[int, ...] | None = None
 
+    #: all of the above as JSON, a tree as its list of parents: how settings enter a torch operator
+    settings: ClassVar[str]
+
     def __post_init__(self):
         if not self.anchors:
             raise ValueError("anchors: at least one (width, height) pair is needed")
@@ -162,6 +166,21 @@ class Region:
         for entry, label in enumerate(self.class_map or ()):
             if not 0 <= label < self.classes:
                 raise ValueError(f"class_map: entry {entry}, class {label}, is not one of {self.classes}")
+        plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        plain["tree"] = self.tree and self.tree.parents
+        # an attribute and no property: torch.compile and torch.export read it, but run none of this
+        object.__setattr__(self, "settings", json.dumps(plain))
+
+    @classmethod
+    def from_settings(cls, settings: str) -> "Region":
+        """The region that `settings` came from; the nodes of its tree have lost their names."""
+        plain = json.loads(settings)
+        plain["anchors"] = tuple((w, h) for w, h in plain["anchors"])
+        if plain["class_map"] is not None:
+            plain["class_map"] = tuple(plain["class_map"])
+        if plain["tree"] is not None:
+            plain["tree"] = WordTree(("",) * len(plain["tree"]), tuple(plain["tree"]))
+        return cls(**plain)
 
     @property
     def channels(self) -> int:

@@ -7,6 +7,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it once, when it is imported
+
+from tests.backends import BACKENDS
 from tests.commands import TINY, command, make_voc
 from tests.golden import GOLDEN
 from yolov2 import train
@@ -32,7 +36,16 @@ def ctrl_c():
 def pytest_report_header():
     """Name the proofs that this machine can run."""
     golden = f"golden numbers in {GOLDEN}" if GOLDEN.is_dir() else f"GOLDEN NUMBERS ABSENT ({GOLDEN})"
-    return f"backends: torch {torch.__version__} (cpu); {golden}"
+    names = ", ".join(b.name for b in BACKENDS)
+    return f"backends: {names} (torch {torch.__version__}); {golden}"
+
+
+def pytest_configure(config):
+    """Fail at once where a backend is asked for that this machine does not have."""
+    wanted = config.getoption("require_backend")
+    alive = [b.name for b in BACKENDS]
+    if wanted and not set(wanted) <= set(alive):
+        raise pytest.UsageError(f"--require-backend {' '.join(wanted)}: alive here are {', '.join(alive)}")
 
 
 @pytest.fixture(scope="session")

@@ -16,18 +16,14 @@ import fast.decode
 import fast.detect
 import fast.loss
 import fast.nms
-import fast.reorg
-import fast.wordtree
 import reference.assign
 import reference.boxes
 import reference.decode
 import reference.detect
 import reference.loss
 import reference.nms
-import reference.reorg
-import reference.wordtree
 from reference.region import Region
-from tests.strategies import TREE, cases, predictions, regions, well_posed
+from tests.strategies import cases, predictions, regions, well_posed
 
 # sums of a few thousand terms in either dtype, with room for the two libraries' exp and log
 TOLERANCE = {np.float32: 1e-5, np.float64: 1e-12}
@@ -140,34 +136,6 @@ def test_box_iou(dtype, rows):
         fast.boxes.box_xyxy_to_cxcywh(torch.from_numpy(corners)).numpy(),
         reference.boxes.box_xyxy_to_cxcywh(corners),
     )
-
-
-@DTYPES
-@given(seed=st.integers(0, 2**32 - 1), spread=st.sampled_from([0.0, 1.0, 30.0]))
-def test_wordtree(dtype, seed, spread):
-    scores = np.random.default_rng(seed).normal(scale=spread, size=(4, len(TREE.parents))).astype(dtype)
-    want = reference.wordtree.tree_softmax(scores, TREE)
-    got = fast.wordtree.tree_softmax(torch.from_numpy(scores), TREE)
-    close(got, want, dtype)
-    want = reference.wordtree.absolute_probability(want, TREE)
-    close(fast.wordtree.absolute_probability(got, TREE), want, dtype)
-    for threshold in (0.0, 0.3, 0.5, 0.9):
-        nodes = [reference.wordtree.descend(row, TREE, threshold) for row in want]
-        assert fast.wordtree.descend(torch.from_numpy(want), TREE, threshold).tolist() == nodes
-
-
-@given(
-    shape=st.tuples(st.integers(1, 2), st.integers(1, 2), st.integers(1, 3), st.integers(1, 3)),
-    stride=st.integers(1, 3),
-    order=st.sampled_from(["darknet", "space_to_depth"]),
-    reverse=st.booleans(),
-)
-def test_reorg(shape, stride, order, reverse):
-    B, C, H, W = shape
-    shape = (B, C * stride**2, H * stride, W * stride)
-    x = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
-    want = reference.reorg.reorg(x, stride, order, reverse)
-    np.testing.assert_array_equal(fast.reorg.reorg(torch.from_numpy(x), stride, order, reverse).numpy(), want)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -1,0 +1,146 @@
+"""Whether an operation runs as a Triton kernel or in torch, and how a kernel is launched.
+
+Tensors on a CUDA or ROCm GPU take the kernels, all others the vectorised torch code. The environment variable
+``YOLOV2_BACKEND=torch`` keeps to torch everywhere. Triton itself is imported when the first kernel is needed.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from reference.region import Region
+
+Backend = Literal["auto", "torch", "triton"]
+
+#: what the kernels read; they compute in float32, so float64 stays with torch
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class Launch(NamedTuple):
+    """One launch as `recording` saw it."""
+
+    kernel: Any  # the function under @triton.jit
+    args: tuple
+    warps: int
+    constants: dict[str, Any]
+
+
+def _chosen() -> Backend:
+    choice = os.environ.get("YOLOV2_BACKEND", "auto")
+    if choice not in ("auto", "torch"):
+        raise ValueError(f"YOLOV2_BACKEND={choice}: not one of auto, torch")
+    return choice  # type: ignore[return-value]
+
+
+_backend: Backend = _chosen()
+#: where `empty_strided` gets its memory; tests put poison in and canaries around it
+allocate: Callable[..., Tensor] = torch.empty_strided
+_recorded: list[Launch] | None = None
+
+
+@lru_cache(maxsize=1)
+def triton_installed() -> bool:
+    """Whether Triton can be imported; it exists for Linux only."""
+    return find_spec("triton") is not None
+
+
+def use_triton(x: Tensor) -> bool:
+    """Whether an operation on `x` runs as a kernel."""
+    if _backend == "torch":
+        return False
+    return (x.is_cuda or _backend == "triton") and triton_installed()
+
+
+@contextmanager
+def use_backend(name: Backend) -> Iterator[None]:
+    """Choose for a while: "torch" never runs a kernel, "triton" does on CPU tensors too.
+
+    The latter needs ``TRITON_INTERPRET=1`` in the environment before Triton is imported: the kernels then
+    run in its interpreter, for tests.
+    """
+    global _backend
+    before, _backend = _backend, name
+    try:
+        yield
+    finally:
+        _backend = before
+
+
+@contextmanager
+def recording() -> Iterator[list[Launch]]:
+    """Collect launches instead of running them, so that they can be compiled without a GPU.
+
+    Results of operations are uninitialised memory meanwhile.
+    """
+    global _recorded
+    before, _recorded = _recorded, []
+    try:
+        with use_backend("triton"):
+            yield _recorded
+    finally:
+        _recorded = before
+
+
+def empty_strided(
+    shape: Sequence[int], stride: Sequence[int], like: Tensor, dtype: torch.dtype | None = None
+) -> Tensor:
+    """Uninitialised memory for a kernel's output, on the device of `like` and, unless given, of its dtype.
+
+    Every output comes from here: tests put poison in and canaries around it.
+    """
+    return torch.empty_strided(tuple(shape), tuple(stride), dtype=dtype or like.dtype, device=like.device)
+
+
+def empty(shape: Sequence[int], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """As `empty_strided`, row-major."""
+    strides, size = [], 1
+    for n in reversed(shape):
+        strides.append(size)
+        size *= max(n, 1)
+    return empty_strided(shape, strides[::-1], like, dtype)
+
+
+def launch(kernel: Any, grid: tuple[int, ...], *args: Any, warps: int = 4, **constants: Any) -> None:
+    """Run `kernel` over `grid`, on the device of its first tensor; an empty grid runs nothing.
+
+    Parameters
+    ----------
+    kernel
+        A function under ``@triton.jit``.
+    grid : tuple of int
+        Programs along up to three axes.
+    args
+        Tensors and numbers.
+    warps : int
+        Warps a program.
+    constants
+        The kernel's ``tl.constexpr`` arguments.
+    """
+    if _recorded is not None:
+        _recorded.append(Launch(kernel, args, warps, constants))
+        return
+    if 0 in grid:
+        return
+    device = next(a.device for a in args if isinstance(a, Tensor))
+    on_device: AbstractContextManager = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+    with on_device:
+        # contraction to fused multiply-adds would move comparisons away from what the oracle decides
+        kernel[grid](*args, num_warps=warps, enable_fp_fusion=False, **constants)
+
+
+@lru_cache(maxsize=64)
+def region_of(settings: str) -> Region:
+    """The region behind the text that an operator was given (`Region.settings`)."""
+    return Region.from_settings(settings)
+
+
+@lru_cache(maxsize=64)
+def anchor_tensor(settings: str, device: torch.device) -> Tensor:
+    """Anchors of a region, float32 (A, 2) in cells, made once per device."""
+    return torch.tensor(region_of(settings).anchors, dtype=torch.float32, device=device)
