@@ -5,7 +5,8 @@ from typing import NamedTuple
 import numpy as np
 
 from reference.decode import Decoded, activate_region, decode, decode_activated
-from reference.image import Size, undo_letterbox
+from reference.image import Size
+from reference.letterbox import undo_letterbox
 from reference.nms import nms
 from reference.region import Region
 from reference.wordtree import absolute_probability, descend

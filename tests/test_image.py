@@ -61,49 +61,6 @@ def test_resize_keeps_the_range_and_corners(picture, size):
     np.testing.assert_array_equal(im.resize(picture, *picture.shape[:0:-1]), picture)
 
 
-@pytest.mark.parametrize(
-    "picture, network, want",
-    [
-        ((768, 576), (416, 416), (416, 312)),  # wide: 576 * 416 / 768 = 312
-        ((100, 300), (416, 416), (138, 416)),  # tall: 100 * 416 / 300 = 138.67, rounded down
-        ((500, 375), (160, 96), (128, 96)),  # 160/500 = .32 > 96/375 = .256: the height decides
-        ((13, 13), (32, 32), (32, 32)),
-    ],
-)
-def test_letterbox_size_by_hand(picture, network, want):
-    assert im.letterbox_size(picture, network) == want
-
-
-def test_letterbox_refuses_a_line():
-    with pytest.raises(ValueError, match="1000x1"):
-        im.letterbox_size((1000, 1), (416, 416))
-
-
-def test_letterbox_by_hand():
-    # 2x1 pixels in 5x4: new size 5x2 (1 * 5 / 2 = 2.5, down), rows (4 - 2) / 2 = 1 and 2
-    got = im.letterbox(grey([0, 1]), 5, 4)
-    ramp, half = [0, 0.25, 0.5, 0.75, 1], [0.5] * 5
-    np.testing.assert_array_equal(got, grey(half, ramp, ramp, half))
-
-
-def test_undo_letterbox_by_hand():
-    # 200x100 in 4x4 pixels: 4x2 inside, so the full picture is a box of (1, 1/2) at the centre
-    box = np.array([[0.5, 0.5, 1, 0.5]])
-    np.testing.assert_array_equal(im.undo_letterbox(box, (200, 100), (4, 4)), [[0.5, 0.5, 1, 1]])
-    np.testing.assert_array_equal(
-        im.undo_letterbox(box, (200, 100), (4, 4), relative=False), [[100, 50, 200, 100]]
-    )
-
-
-@given(sizes(40, 1000), sizes(32, 640), arrays(float, (5, 4), elements=st.floats(0, 1)), st.booleans())
-def test_undo_letterbox_inverts(picture, network, boxes, relative):
-    inner = np.array(im.letterbox_size(picture, network)) / network
-    seen = np.concatenate([(1 - inner) / 2 + boxes[:, :2] * inner, boxes[:, 2:] * inner], axis=1)
-    unit = np.ones(4) if relative else np.tile(picture, 2)
-    got = im.undo_letterbox(seen, picture, network, relative)
-    np.testing.assert_allclose(got / unit, boxes, atol=1e-12)
-
-
 def test_place_by_hand():
     canvas = np.full((3, 2, 6), 0.5)
     # 2 columns drawn as 4 sample at 0, .5, 1, 1.5; the last one is half outside and darkens to half
@@ -194,12 +151,10 @@ def test_distort_by_hand():
 def test_dtype_is_kept(picture):
     results = [
         im.resize(picture, 5, 4),
-        im.letterbox(picture, 32, 32),
         im.place(picture, 5, 4, 0, 0, np.zeros((3, 4, 4), picture.dtype)),
         im.crop(picture, 0, 0, 3, 3),
         im.centre_crop(picture, 3, 3),
         im.rotate_crop(picture, 0.1, 0.9, 4, 4, 0.5, 0.5, 1.1),
         im.distort(picture, 0.05, 1.2, 0.8),
-        im.undo_letterbox(picture[0, :1, :1] + np.zeros(4, picture.dtype), (30, 20), (32, 32)),
     ]
     assert {r.dtype for r in results} == {picture.dtype}

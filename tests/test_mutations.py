@@ -387,10 +387,17 @@ MUTATIONS = [
     ),
     (
         "letterbox rounds",
-        "image",
+        "letterbox",
         "h * net_w // w",
         "int(h * net_w / w + 0.5)",
-        "test_image.test_letterbox_by_hand",
+        "test_letterbox.test_canvas_by_hand",
+    ),
+    (
+        "boxes forget half a pixel of margin",
+        "letterbox",
+        "(net - inner) / 2 / net",
+        "(net - inner) // 2 / net",
+        "test_letterbox.test_margin_of_boxes_by_hand",
     ),
     (
         "> for >= when matching",

@@ -7,7 +7,6 @@ from PIL import Image
 
 import fast.detect
 import reference.detect
-from reference.image import undo_letterbox
 from reference.layers import (
     AvgPool,
     Connected,
@@ -21,6 +20,7 @@ from reference.layers import (
     Softmax,
     output_shapes,
 )
+from reference.letterbox import undo_letterbox
 from reference.network import forward
 from reference.region import Region, WordTree
 from tests.golden import DATA

