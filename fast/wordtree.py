@@ -45,6 +45,35 @@ def tree_tensors(tree: WordTree, device: torch.device) -> TreeTensors:
     )
 
 
+@lru_cache(maxsize=64)
+def tree_of(structure: str) -> WordTree:
+    """The tree behind the text that an operator was given (`WordTree.structure`), without names."""
+    return WordTree.from_structure(structure)
+
+
+def tree_table(tree: WordTree, device: torch.device) -> Tensor:
+    """What a kernel needs to walk in a tree, made once per device.
+
+    Returns
+    -------
+    Tensor (N, 5) int32
+        Of every node: its parent (-1 for a root), the first of its siblings, their number (itself
+        included), its first child (-1 for a leaf) and the number of its children.
+    """
+    return _tree_table(tree.structure, device)
+
+
+@lru_cache(maxsize=64)
+def _tree_table(structure: str, device: torch.device) -> Tensor:
+    tree = tree_of(structure)
+    first, size = tree.group_offsets, tree.group_sizes
+    rows = [
+        (parent, first[group], size[group], *((first[below], size[below]) if below >= 0 else (-1, 0)))
+        for parent, group, below in zip(tree.parents, tree.group_of, tree.child_group, strict=True)
+    ]
+    return torch.tensor(rows, dtype=torch.int32, device=device)
+
+
 def tree_log_softmax(scores: Tensor, tree: WordTree, dim: int = -1) -> Tensor:
     """Logarithm of `tree_softmax`."""
     scores = scores.movedim(dim, -1)

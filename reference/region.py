@@ -30,6 +30,9 @@ class WordTree:
     names: tuple[str, ...]
     parents: tuple[int, ...]
 
+    #: the parents as a JSON list: how a tree enters a torch operator, where names mean nothing
+    structure: ClassVar[str]
+
     def __post_init__(self):
         if len(self.names) != len(self.parents):
             raise ValueError(f"{len(self.names)} names for {len(self.parents)} parents")
@@ -43,6 +46,14 @@ class WordTree:
                         f"node {node} ({self.names[node]}): the children of {parent} are not contiguous"
                     )
                 seen_parents.add(parent)
+        # an attribute and no property, as `Region.settings`
+        object.__setattr__(self, "structure", json.dumps(self.parents))
+
+    @classmethod
+    def from_structure(cls, structure: str) -> "WordTree":
+        """The tree that `structure` came from, all names empty."""
+        parents = tuple(json.loads(structure))
+        return cls(("",) * len(parents), parents)
 
     @cached_property
     def group_offsets(self) -> tuple[int, ...]:
