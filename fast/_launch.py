@@ -94,7 +94,7 @@ def empty_strided(
 
     Every output comes from here: tests put poison in and canaries around it.
     """
-    return torch.empty_strided(tuple(shape), tuple(stride), dtype=dtype or like.dtype, device=like.device)
+    return allocate(tuple(shape), tuple(stride), dtype=dtype or like.dtype, device=like.device)
 
 
 def empty(shape: Sequence[int], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:

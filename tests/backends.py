@@ -64,7 +64,9 @@ class Backend:
         buffer = torch.empty(size + 2 * MARGIN, dtype=dtype, device=device)
         buffer.fill_(POISON[dtype.is_floating_point])
         self.buffers.append(buffer)
-        return buffer.as_strided(tuple(shape), tuple(stride), MARGIN)
+        # through DLPack it looks like a tensor of its own, without an offset, as `torch.library.opcheck` asks
+        inner = torch.from_dlpack(buffer[MARGIN : MARGIN + size])
+        return inner.as_strided(tuple(shape), tuple(stride))
 
     def tensor(self, array: Any, layout: torch.memory_format = torch.contiguous_format) -> torch.Tensor:
         """A copy of `array` on this backend's device, laid out as asked, in the middle of poisoned memory."""
