@@ -127,9 +127,11 @@ def test_nonsense_is_refused(arguments):
         Letterbox(*arguments)
 
 
-def test_pictures_of_another_kind_are_refused():
+def test_pictures_of_another_kind_or_size_are_refused():
     with pytest.raises(ValueError, match="uint8"):
         Letterbox(4, 4, 32, 32).picture(np.zeros((4, 4)))
+    with pytest.raises(ValueError, match="5x4, announced as 4x5"):
+        Letterbox(4, 5, 32, 32).picture(np.zeros((4, 5, 3), np.uint8))
 
 
 @pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"NOT CHECKED AGAINST DARKNET: {GOLDEN} is absent")

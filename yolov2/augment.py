@@ -7,7 +7,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from yolov2.letterbox import GREY, pixels, resize
+from fast.image import resize
+from fast.letterbox import GREY
+from yolov2.letterbox import pixels
 
 SMALLEST = 0.001  # boxes with a side below this fraction of the input are dropped
 
@@ -92,7 +94,7 @@ def augment(
         Class of every box kept.
     """
     net_w, net_h = size
-    source = pixels(picture)
+    source = pixels(picture).permute(2, 0, 1).float()
     if rng.random() < options.transpose:
         source, boxes = source.transpose(1, 2), boxes[:, [1, 0, 3, 2]]
     _, h, w = source.shape

@@ -16,7 +16,7 @@ from reference.layers import Layer
 from reference.region import Region
 from yolov2.checkpoint import Checkpoint, load_checkpoint, load_state, reading, save_checkpoint
 from yolov2.errors import UserError
-from yolov2.letterbox import Letterbox, Mode
+from yolov2.letterbox import Letterbox, Mode, network_input
 from yolov2.network import Network
 
 
@@ -184,8 +184,7 @@ class Detector:
             One per picture, boxes as fractions of that picture.
         """
         boxes = [Letterbox(*p.size, self.imgsz, self.imgsz, self.resize) for p in pictures]
-        images = torch.stack([box.picture(p) for box, p in zip(boxes, pictures, strict=True)])
-        images = images.to(self.device, memory_format=torch.channels_last)
+        images = network_input(pictures, self.imgsz, self.imgsz, self.resize, self.device)
         self.network.eval()
         found = detect(self.network(images), self.region, conf, iou, max_det)
         results = []
