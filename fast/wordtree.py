@@ -1,12 +1,16 @@
 """Class probabilities on a tree of words, for YOLO9000 (SPEC 13; paper 2, sec. 4)."""
 
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from fast._launch import DTYPES, use_triton
 from reference.region import WordTree
+
+PIECE = 64  # rows turned around at once on a CPU: 2.4 MB of the 9k tree in float32
 
 
 class TreeTensors(NamedTuple):
@@ -93,7 +97,7 @@ def tree_softmax(scores: Tensor, tree: WordTree, dim: int = -1) -> Tensor:
     Parameters
     ----------
     scores : Tensor (..., N, ...)
-        Raw scores, one per node along `dim`.
+        Raw scores, one per node along `dim`; any strides, also slices of a head.
     tree : WordTree
         The tree of N nodes.
     dim : int
@@ -102,29 +106,181 @@ def tree_softmax(scores: Tensor, tree: WordTree, dim: int = -1) -> Tensor:
     Returns
     -------
     Tensor
-        Conditional probabilities, same shape and dtype; every group sums to 1.
+        Conditional probabilities, same shape and dtype, in memory in the order that `scores` is; every group
+        sums to 1. Half precision is computed in float32 and rounded once. Differentiable once.
+
+    Raises
+    ------
+    ValueError
+        If `scores` does not have N nodes along `dim`.
     """
-    return tree_log_softmax(scores, tree, dim).exp()
+    return _tree_softmax(scores, tree.structure, _nodes(scores, tree, dim))
 
 
 def absolute_probability(conditional: Tensor, tree: WordTree, dim: int = -1) -> Tensor:
-    """P(node) = product of the conditionals from the node up to its root (SPEC 13.2).
+    """P(node) = product of the conditionals from the node up to its root (SPEC 13.2). Has no gradient.
 
     Parameters
     ----------
     conditional : Tensor (..., N, ...)
-        P(node | parent) along `dim`.
+        P(node | parent) along `dim`; any strides.
+    tree : WordTree
+        The tree of N nodes.
+    dim : int
+        The dimension of the nodes.
 
     Returns
     -------
     Tensor
-        Absolute probabilities, same shape and dtype.
+        Absolute probabilities, same shape and dtype, in memory in the order that `conditional` is. Half
+        precision is computed in float32 and rounded once.
+
+    Raises
+    ------
+    ValueError
+        If `conditional` does not have N nodes along `dim`.
     """
-    tensors = tree_tensors(tree, conditional.device)
-    absolute = conditional.movedim(dim, -1).clone()
-    for nodes in tensors.levels[1:]:
-        absolute[..., nodes] *= absolute[..., tensors.parents[nodes]]
-    return absolute.movedim(-1, dim)
+    return _absolute_probability(conditional, tree.structure, _nodes(conditional, tree, dim))
+
+
+def _nodes(x: Tensor, tree: WordTree, dim: int) -> int:
+    """`dim`, counted from the front."""
+    if x.shape[dim] != len(tree.parents):
+        raise ValueError(f"{x.shape[dim]} values along dim {dim} for a tree of {len(tree.parents)} nodes")
+    return dim % x.dim()
+
+
+def _exact(x: Tensor) -> torch.dtype:
+    """What `x` is computed in."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _nodes_first(compute: Callable[..., None], structure: str, dim: int, *inputs: Tensor) -> Tensor:
+    """The result of compute(out, *inputs, structure), which wants the nodes in dimension 0."""
+    out = torch.empty_like(inputs[0])
+    if out.stride(dim) != 1 or out.device.type != "cpu":
+        compute(*(x.movedim(dim, 0) for x in (out, *inputs)), structure)
+        return out
+    # Nodes are neighbours in memory (channels last). Groups of one size would come from all over it, a line
+    # of the cache for a few nodes each time; so some rows after the other are turned around in the cache.
+    around = sorted((d for d in range(out.dim()) if d != dim), key=out.stride, reverse=True)
+    rows = [x.permute(*around, dim).reshape(-1, x.shape[dim]) for x in (out, *inputs)]  # of `out` a view
+    for piece in zip(*(x.split(PIECE) for x in rows), strict=True):
+        turned = [x.t().contiguous() for x in piece[1:]]
+        result = torch.empty_like(turned[0])
+        compute(result, *turned, structure)
+        piece[0].copy_(result.t())
+    return out
+
+
+def _by_size(x: Tensor, structure: str) -> Iterator[tuple[Tensor, Tensor]]:
+    """Groups of one size after the other: their nodes, and copies of their values (groups, size, ...).
+
+    So a torch function sees all groups of a size at once, 41 sizes in the 9k tree, and the copies stay small.
+    """
+    for size, nodes in _sizes(structure, x.device):
+        yield nodes, x.index_select(0, nodes).unflatten(0, (len(nodes) // size, size)).to(_exact(x))
+
+
+@lru_cache(maxsize=64)
+def _sizes(structure: str, device: torch.device) -> list[tuple[int, Tensor]]:
+    tree = tree_of(structure)
+    nodes: dict[int, list[int]] = {}
+    for first, size in zip(tree.group_offsets, tree.group_sizes, strict=True):
+        nodes.setdefault(size, []).extend(range(first, first + size))
+    return [(size, torch.tensor(of_size, device=device)) for size, of_size in nodes.items()]
+
+
+@lru_cache(maxsize=64)
+def _levels(structure: str, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+    """Nodes at depth 0, 1, ..., and where among the nodes of the level above each one's parent is."""
+    tree = tree_of(structure)
+    levels: list[list[int]] = []
+    depth, place = {-1: -1}, {-1: -1}
+    for node, parent in enumerate(tree.parents):
+        depth[node] = depth[parent] + 1
+        if depth[node] == len(levels):
+            levels.append([])
+        place[node] = len(levels[depth[node]])
+        levels[depth[node]].append(node)
+    parents = [[place[tree.parents[node]] for node in level] for level in levels]
+    return [
+        (torch.tensor(level, device=device), torch.tensor(above, device=device))
+        for level, above in zip(levels, parents, strict=True)
+    ]
+
+
+def _softmax(out: Tensor, scores: Tensor, structure: str) -> None:
+    for nodes, score in _by_size(scores, structure):
+        out.index_copy_(0, nodes, score.softmax(1).to(out.dtype).flatten(0, 1))
+
+
+def _softmax_grad(out: Tensor, probs: Tensor, grad: Tensor, structure: str) -> None:
+    pairs = zip(_by_size(probs, structure), _by_size(grad, structure), strict=True)
+    for (nodes, p), (_, g) in pairs:
+        dx = p * (g - (p * g).sum(1, keepdim=True))
+        out.index_copy_(0, nodes, dx.to(out.dtype).flatten(0, 1))
+
+
+def _absolute(out: Tensor, conditional: Tensor, structure: str) -> None:
+    above = None
+    for nodes, parents in _levels(structure, out.device):
+        level = conditional.index_select(0, nodes).to(_exact(out))
+        if above is not None:
+            level *= above.index_select(0, parents)
+        out.index_copy_(0, nodes, level.to(out.dtype))
+        above = level
+
+
+@torch.library.custom_op("yolov2::tree_softmax", mutates_args=())
+def _tree_softmax(scores: Tensor, structure: str, dim: int) -> Tensor:
+    if use_triton(scores) and scores.dtype in DTYPES:
+        from fast.kernels.wordtree import tree_softmax as kernel
+
+        return kernel(scores, structure, dim)
+    return _nodes_first(_softmax, structure, dim, scores)
+
+
+@torch.library.custom_op("yolov2::tree_softmax_grad", mutates_args=())
+def _tree_softmax_grad(probs: Tensor, grad: Tensor, structure: str, dim: int) -> Tensor:
+    """dL/d(scores) = p (g - sum of g p over the group), from p = tree_softmax(scores) and g = dL/dp."""
+    if use_triton(probs) and probs.dtype in DTYPES:
+        from fast.kernels.wordtree import tree_softmax_grad as kernel
+
+        return kernel(probs, grad, structure, dim)
+    return _nodes_first(_softmax_grad, structure, dim, probs, grad)
+
+
+@torch.library.custom_op("yolov2::absolute_probability", mutates_args=())
+def _absolute_probability(conditional: Tensor, structure: str, dim: int) -> Tensor:
+    if use_triton(conditional) and conditional.dtype in DTYPES:
+        from fast.kernels.wordtree import absolute_probability as kernel
+
+        return kernel(conditional, structure, dim)
+    return _nodes_first(_absolute, structure, dim, conditional)
+
+
+@_tree_softmax.register_fake
+@_absolute_probability.register_fake
+def _(x, structure, dim):
+    return torch.empty_like(x)
+
+
+@_tree_softmax_grad.register_fake
+def _(probs, grad, structure, dim):
+    return torch.empty_like(probs)
+
+
+def _setup(ctx, inputs, output):
+    _, ctx.structure, ctx.dim = inputs
+    ctx.save_for_backward(output)
+
+
+def _backward(ctx, grad):
+    return _tree_softmax_grad(*ctx.saved_tensors, grad, ctx.structure, ctx.dim), None, None
+
+
+_tree_softmax.register_autograd(_backward, setup_context=_setup)
 
 
 def descend(probabilities: Tensor, tree: WordTree, threshold: float) -> Tensor:

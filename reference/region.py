@@ -30,7 +30,7 @@ class WordTree:
     names: tuple[str, ...]
     parents: tuple[int, ...]
 
-    #: the parents as a JSON list: how a tree enters a torch operator, where names mean nothing
+    #: JSON of every group's parent and size: how a tree enters a torch operator, where names mean nothing
     structure: ClassVar[str]
 
     def __post_init__(self):
@@ -46,13 +46,16 @@ class WordTree:
                         f"node {node} ({self.names[node]}): the children of {parent} are not contiguous"
                     )
                 seen_parents.add(parent)
+        groups = [
+            (self.parents[n], size) for n, size in zip(self.group_offsets, self.group_sizes, strict=True)
+        ]
         # an attribute and no property, as `Region.settings`
-        object.__setattr__(self, "structure", json.dumps(self.parents))
+        object.__setattr__(self, "structure", json.dumps(groups, separators=(",", ":")))
 
     @classmethod
     def from_structure(cls, structure: str) -> "WordTree":
         """The tree that `structure` came from, all names empty."""
-        parents = tuple(json.loads(structure))
+        parents = tuple(parent for parent, size in json.loads(structure) for _ in range(size))
         return cls(("",) * len(parents), parents)
 
     @cached_property
@@ -149,7 +152,7 @@ class Region:
     box_weight: BoxWeight = "2-wh"
     class_map: tuple[int, ...] | None = None
 
-    #: all of the above as JSON, a tree as its list of parents: how settings enter a torch operator
+    #: all of the above as JSON, a tree as its `structure`: how settings enter a torch operator
     settings: ClassVar[str]
 
     def __post_init__(self):
@@ -178,7 +181,7 @@ class Region:
             if not 0 <= label < self.classes:
                 raise ValueError(f"class_map: entry {entry}, class {label}, is not one of {self.classes}")
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
-        plain["tree"] = self.tree and self.tree.parents
+        plain["tree"] = self.tree and self.tree.structure
         # an attribute and no property: torch.compile and torch.export read it, but run none of this
         object.__setattr__(self, "settings", json.dumps(plain))
 
@@ -190,7 +193,7 @@ class Region:
         if plain["class_map"] is not None:
             plain["class_map"] = tuple(plain["class_map"])
         if plain["tree"] is not None:
-            plain["tree"] = WordTree(("",) * len(plain["tree"]), tuple(plain["tree"]))
+            plain["tree"] = WordTree.from_structure(plain["tree"])
         return cls(**plain)
 
     @property

@@ -32,6 +32,19 @@ class RegionCase(NamedTuple):
 
 
 @st.composite
+def trees(draw) -> WordTree:
+    """Any forest: up to six groups below the roots, each of a node that came before and had no children."""
+    parents = [-1] * draw(st.integers(1, 5))
+    childless = list(range(len(parents)))
+    for _ in range(draw(st.integers(0, 6))):
+        parent = childless.pop(draw(st.integers(0, len(childless) - 1)))
+        size = draw(st.integers(1, 5))
+        childless += range(len(parents), len(parents) + size)
+        parents += [parent] * size
+    return WordTree(tuple(f"n{n}" for n in range(len(parents))), tuple(parents))
+
+
+@st.composite
 def regions(draw, **fixed) -> Region:
     """Settings of a head; keyword arguments are kept as given."""
     activation = fixed.get("class_activation") or draw(st.sampled_from(["softmax", "logistic", "tree"]))

@@ -14,6 +14,7 @@ from reference.wordtree import (
     read_tree,
     tree_softmax,
 )
+from tests.strategies import trees
 
 #     animal          vehicle
 #    dog   cat       car   bus
@@ -21,24 +22,6 @@ from reference.wordtree import (
 LINES = ["animal -1", "vehicle -1", "dog 0", "cat 0", "car 1", "bus 1", "terrier 2"]
 TREE = read_tree(LINES)
 CONDITIONAL = np.array([0.75, 0.25, 0.5, 0.5, 0.125, 0.875, 1.0])
-
-
-@st.composite
-def trees(draw):
-    """Any forest: every group of children belongs to a node that came before, and to a new one each time."""
-    parents = [-1] * draw(st.integers(1, 4))
-    childless = list(range(len(parents)))
-    for _ in range(draw(st.integers(0, 4))):
-        parent = draw(st.sampled_from(childless))
-        childless = [
-            n for n in childless if n > parent
-        ]  # groups in the order of their parents, as in 9k.tree
-        size = draw(st.integers(1, 4))
-        childless += range(len(parents), len(parents) + size)
-        parents += [parent] * size
-        if not childless:
-            break
-    return read_tree(f"n{i} {p}" for i, p in enumerate(parents))
 
 
 @st.composite
