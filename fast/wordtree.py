@@ -24,9 +24,14 @@ class TreeTensors(NamedTuple):
     child_group: Tensor  # (N,) group of each node's children, -1 for a leaf
 
 
-@lru_cache(maxsize=16)
 def tree_tensors(tree: WordTree, device: torch.device) -> TreeTensors:
     """Index tensors of `tree` on `device`, made once."""
+    return _tree_tensors(tree.structure, device)
+
+
+@lru_cache(maxsize=64)
+def _tree_tensors(structure: str, device: torch.device) -> TreeTensors:
+    tree = tree_of(structure)
     paths = [tree.path(node) for node in range(len(tree.parents))]
     depth = max(len(path) for path in paths)
     widest = max(tree.group_sizes)
@@ -299,20 +304,19 @@ def descend(probabilities: Tensor, tree: WordTree, threshold: float) -> Tensor:
         The node reached: the last accepted one, or the best root if not even that was accepted.
     """
     tensors = tree_tensors(tree, probabilities.device)
-    values = probabilities.reshape(-1, probabilities.shape[-1])
-    rows = torch.arange(len(values), device=values.device)
-    group = torch.zeros_like(rows)
-    product = values.new_ones(len(values))
-    node = torch.full_like(rows, -1)
+    product = torch.ones_like(probabilities[..., 0])
+    group = torch.zeros_like(product, dtype=torch.int64)
+    node = group - 1
     for _ in tensors.levels:
-        members = tensors.members[group.clamp(min=0)]  # (rows, widest group)
-        candidates = values.gather(1, members.clamp(min=0)).masked_fill(members < 0, -torch.inf)
-        value, place = candidates.max(1)
+        members = tensors.members[group.clamp(min=0)]  # (..., widest group)
+        candidates = probabilities.gather(-1, members.clamp(min=0)).masked_fill(members < 0, -torch.inf)
+        value, place = candidates.max(-1)
+        best = members.gather(-1, place[..., None])[..., 0]
         # Darknet starts from "node 0 with probability 0": nothing positive means node 0
-        best = torch.where(value > 0, members[rows, place], 0)
+        best = torch.where(value > 0, best, 0)
         value = value.clamp(min=0)
         accept = (group >= 0) & (product * value > threshold)
         node = torch.where(accept | ((node < 0) & (group == 0)), best, node)
         product = torch.where(accept, product * value, product)
         group = torch.where(accept, tensors.child_group[best], -1)
-    return node.reshape(probabilities.shape[:-1])
+    return node
