@@ -15,6 +15,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="NAME",
         help="fail unless this backend is alive: torch, triton-interpret or triton-cuda; may be repeated",
     )
+    parser.addoption("--benchmark-results", metavar="DIR", help="write what benchmarks measure here, as json")
+    parser.addoption(
+        "--benchmark-quick",
+        action="store_true",
+        help="a few samples: whether benchmarks run, not what they say",
+    )
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

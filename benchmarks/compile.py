@@ -1,6 +1,6 @@
 """Compile every kernel for GPUs that are not here, and read what it needs of them.
 
-    python -m benchmarks.compile                    # the table, about a minute on two cores; cached by Triton
+    python -m benchmarks.compile                    # the table; Triton caches what it compiles
     python -m benchmarks.compile --json FILE --markdown FILE
 
 The launches of `benchmarks.every_kernel` are recorded instead of run, specialised by Triton's own launcher
@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from shutil import which
@@ -86,7 +87,7 @@ class Report:
     warps: int
     registers: int = 0  # of a thread
     shared: int = 0  # bytes of a program
-    spills: int = 0  # registers of a thread that live in memory
+    spills: int = 0  # instructions that move registers of a thread to memory and back
     seconds: float = 0.0
     error: str = ""
 
@@ -96,7 +97,7 @@ class Report:
         if self.error:
             return self.error
         if self.spills:
-            return f"{self.spills} registers spilled"
+            return f"registers spilled: {self.spills} instructions"
         if self.shared > TARGETS[self.target].shared:
             return f"{self.shared} bytes of shared memory of {TARGETS[self.target].shared}"
         return ""
@@ -121,7 +122,8 @@ def record(only: str = "", targets: Iterable[str] = tuple(TARGETS)) -> list[Job]
     for case, call in cases("cpu"):
         if only not in case:
             continue
-        with _launch.recording() as launches:
+        # nothing has run, so what else an operation does with the results may fail
+        with _launch.recording() as launches, suppress(IndexError, RuntimeError):
             call()
         for kernel, args, warps, constants in launches:
             # what JITFunction.run passes on, see fast._launch.launch
@@ -165,36 +167,49 @@ def build(job: Job) -> Report:
         report.registers, static, report.spills = read(built.asm)
         report.shared = max(static, built.metadata.shared)
     except Exception as error:  # the table names it, with its kernel and variant
-        report.error = f"{type(error).__name__}: {error}".strip()
+        report.error = f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}"
     report.seconds = time.perf_counter() - start
     return report
 
 
-def cuda_resources(asm: dict[str, Any]) -> tuple[int, int, int]:
-    """Registers, static shared memory and spilled registers of a cubin."""
+def nvidia_tool(name: str) -> str:
+    """Path of a tool of CUDA's: Triton's own copy, or what is installed."""
     import triton
 
-    beside = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-    tool = str(beside) if beside.exists() else which("cuobjdump")
+    beside = Path(triton.__file__).parent / "backends/nvidia/bin" / name
+    tool = str(beside) if beside.exists() else which(name)
     if tool is None:
-        raise RuntimeError("cuobjdump is neither in the Triton package nor on the PATH")
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(asm["cubin"])
-        file.flush()
+        raise RuntimeError(f"{name} is neither in the Triton package nor on the PATH")
+    return tool
+
+
+def cuda_resources(asm: dict[str, Any]) -> tuple[int, int, int]:
+    """Registers, static shared memory and spilled registers of a cubin."""
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder, "k.cubin")
+        cubin.write_bytes(asm["cubin"])
         text = subprocess.run(
-            [tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True
-        ).stdout
-    found = {k: int(v) for k, v in re.findall(r"\b(REG|STACK|SHARED|LOCAL):(\d+)", text)}
-    return found["REG"], found["SHARED"], (found["STACK"] + found["LOCAL"]) // 4
+            [nvidia_tool("cuobjdump"), "--dump-resource-usage", cubin],
+            capture_output=True, text=True, check=True,
+        ).stdout  # fmt: skip
+        found = {k: int(v) for k, v in re.findall(r"\b(REG|STACK|SHARED|LOCAL):(\d+)", text)}
+        spills = 0
+        if found["STACK"] + found["LOCAL"]:
+            # a frame alone is no spill (a call of the slow path of a division has one): something must use it
+            code = subprocess.run(
+                [nvidia_tool("nvdisasm"), cubin], capture_output=True, text=True, check=True
+            ).stdout
+            spills = len(re.findall(r"\b(STL|LDL)\b", code))
+    return found["REG"], found["SHARED"], spills
 
 
 def hip_resources(asm: dict[str, Any]) -> tuple[int, int, int]:
     """Vector registers, static shared memory and spilled registers, from the metadata of the assembly."""
-    keys = "vgpr_count|vgpr_spill_count|sgpr_spill_count|group_segment_fixed_size|private_segment_fixed_size"
+    # scalar registers spill into lanes of vector registers, which is no memory
+    keys = "vgpr_count|vgpr_spill_count|group_segment_fixed_size|private_segment_fixed_size"
     found = {k: int(v) for k, v in re.findall(rf"\.({keys}):\s+(\d+)", asm["amdgcn"])}
-    spilled = found["vgpr_spill_count"] + found["sgpr_spill_count"]
-    scratch = found["private_segment_fixed_size"] // 4
-    return found["vgpr_count"], found["group_segment_fixed_size"], max(spilled, scratch)
+    spilled = max(found["vgpr_spill_count"], found["private_segment_fixed_size"] // 4)
+    return found["vgpr_count"], found["group_segment_fixed_size"], spilled
 
 
 def build_all(jobs: list[Job], workers: int = 2) -> list[Report]:
@@ -206,21 +221,23 @@ def build_all(jobs: list[Job], workers: int = 2) -> list[Report]:
         return list(pool.map(build, jobs, chunksize=2))
 
 
-def table(reports: list[Report], markdown: bool = False) -> str:
-    """One line a kernel, set of constants and target: the worst over dtypes, layouts and sizes."""
-    groups: dict[tuple, list[Report]] = {}
+def table(reports: list[Report], every: bool = False, markdown: bool = False) -> str:
+    """One line a kernel and target, or with `every` also a set of constants: the worst of what it covers."""
+    groups: dict[tuple[str, ...], list[Report]] = {}
     for r in reports:
         constants = ", ".join(f"{k}={v}" for k, v in r.constants.items())
-        groups.setdefault((r.kernel, constants, r.target, r.warps), []).append(r)
-    lines = [("kernel", "constants", "target", "warps", "built", "registers", "shared", "spills")]
-    for (kernel, constants, target, warps), rs in groups.items():
+        variant = (constants, str(r.warps)) if every else ()
+        groups.setdefault((r.kernel, *variant, r.target), []).append(r)
+    head = ("kernel", *(("constants", "warps") if every else ()), "target", "built", *NUMBERS)
+    lines = [head]
+    for names, rs in groups.items():
         built = [r for r in rs if not r.error]
         worst = [str(max(getattr(r, k) for r in built)) if built else "-" for k in NUMBERS]
         number = str(len(rs)) if len(built) == len(rs) else f"{len(built)} of {len(rs)}"
-        lines.append((kernel, constants, target, str(warps), number, *worst))
+        lines.append((*names, number, *worst))
     if markdown:
         rows = ["| " + " | ".join(line) + " |" for line in lines]
-        return "\n".join([rows[0], "|" + "---|" * len(lines[0]), *rows[1:]])
+        return "\n".join([rows[0], "|" + "---|" * len(head), *rows[1:]])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
@@ -231,6 +248,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--only", default="", metavar="TEXT", help="cases of every_kernel containing this")
     parser.add_argument("--target", action="append", choices=TARGETS, help="may be repeated; default: all")
     parser.add_argument("--workers", type=int, default=2, help="processes")
+    parser.add_argument("--every", action="store_true", help="one line each set of constants")
     parser.add_argument("--json", type=Path, help="write every single report here")
     parser.add_argument("--markdown", type=Path, help="write the table here")
     args = parser.parse_args(argv)
@@ -246,19 +264,19 @@ def main(argv: list[str] | None = None) -> int:
     start = time.perf_counter()
     reports = build_all(record(args.only, args.target or tuple(TARGETS)), args.workers)
     bad = [r for r in reports if r.problem]
-    print(table(reports))
+    print(table(reports, args.every))
     seconds = time.perf_counter() - start
     print(
         f"Triton {triton.__version__}: {len(reports)} kernels compiled in {seconds:.0f} s, {len(bad)} unfit"
     )
-    print("numbers are the worst over dtypes, layouts and sizes; spills are registers of a thread")
+    print("numbers are the worst of what a line covers; spills are registers of a thread")
     for r in bad:
         print(f"UNFIT: {r}: {r.problem}")
     if args.json:
         rows = [dataclasses.asdict(r) | {"problem": r.problem} for r in reports]
         args.json.write_text(json.dumps({"triton": triton.__version__, "reports": rows}, indent=1))
     if args.markdown:
-        args.markdown.write_text(table(reports, markdown=True) + "\n")
+        args.markdown.write_text(table(reports, args.every, markdown=True) + "\n")
     return 1 if bad else 0
 
 

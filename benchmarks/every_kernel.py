@@ -14,21 +14,23 @@ import argparse
 import os
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from benchmarks.inputs import word_tree
 from fast import _launch
+from fast.letterbox import letterbox_packed, pack
 from fast.reorg import reorg, reorg_grad
+from fast.wordtree import absolute_probability, tree_softmax
+from reference.region import WordTree
 
 Case = tuple[str, Callable[[], object]]
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
-#: all six, where a kernel is cheap to compile or moves nothing but bytes
 FORMS = [f"{dtype} {layout}" for dtype in DTYPES for layout in LAYOUTS]
-#: every dtype and every layout once, for variants that multiply with many others
-FEW_FORMS = ["fp32 nchw", "fp16 nhwc", "bf16 nhwc"]
 
 
 def shaped(x: Tensor, form: str, device: str) -> Tensor:
@@ -45,11 +47,43 @@ def reorg_cases(device: str) -> Iterator[Case]:
             x = shaped(torch.randn(shape), form, device)
             for order in ("darknet", "space_to_depth"):
                 at = f"reorg {order} {shape[1]}x{shape[2]}x{shape[3]} {form}"
-                yield at, lambda x=x, order=order: reorg(x, 2, order)
-                yield f"{at} gradient", lambda x=x, order=order: reorg_grad(reorg(x, 2, order), 2, order)
+                yield at, partial(reorg, x, 2, order)
+                yield f"{at} gradient", partial(reorg_grad, reorg(x, 2, order), 2, order)
 
 
-FAMILIES = (reorg_cases,)
+def letterbox_cases(device: str) -> Iterator[Case]:
+    """Pictures of mixed sizes, every dtype and layout."""
+    g = torch.Generator().manual_seed(0)
+    sizes = ((375, 500), (48, 36), (97, 61))
+    pictures = [torch.randint(0, 256, (*size, 3), dtype=torch.uint8, generator=g) for size in sizes]
+    for form in FORMS:
+        dtype, layout = form.split()
+        for width, height in ((416, 416), (160, 96)):
+            packed = pack(pictures, width, height).to(device)
+            last = layout == "nhwc"
+            yield f"letterbox {width}x{height} {form}", partial(letterbox_packed, packed, DTYPES[dtype], last)
+
+
+def tree_cases(device: str) -> Iterator[Case]:
+    """Groups of 1 to 149 siblings; scores as a head has them in both layouts, and rows of their own."""
+    tree = word_tree(1500)
+    for form in FORMS:
+        rows = shaped(torch.randn(2, 1500, 5, 5), form, device)
+        for name, x, dim in (("head", rows, 1), ("rows", rows[0].flatten(1).t().contiguous(), -1)):
+            yield f"tree softmax {name} {form}", partial(tree_softmax, x, tree, dim)
+            yield f"tree absolute {name} {form}", partial(absolute_probability, x, tree, dim)
+            yield f"tree gradient {name} {form}", partial(_gradient, x, tree, dim)
+    small = shaped(torch.randn(1, 150, 3, 3), "fp32 nchw", device)
+    yield "tree softmax narrow", partial(tree_softmax, small, word_tree(150, 20), 1)
+    yield "tree absolute narrow", partial(absolute_probability, small, word_tree(150, 20), 1)
+
+
+def _gradient(scores: Tensor, tree: WordTree, dim: int) -> Tensor:
+    scores = scores.detach().requires_grad_()
+    return torch.autograd.grad(tree_softmax(scores, tree, dim).square().sum(), scores)[0]
+
+
+FAMILIES = (reorg_cases, letterbox_cases, tree_cases)
 
 
 def cases(device: str) -> Iterator[Case]:
