@@ -57,6 +57,7 @@ class Job:
     case: str  # the first case of every_kernel that launches it
     target: str
     warps: int
+    alone: bool
     signature: dict[str, str]
     constexprs: dict[tuple[int, ...], Any]
     attrs: dict[tuple[int, ...], Any]
@@ -125,7 +126,7 @@ def record(only: str = "", targets: Iterable[str] = tuple(TARGETS)) -> list[Job]
         # nothing has run, so what else an operation does with the results may fail
         with _launch.recording() as launches, suppress(IndexError, RuntimeError):
             call()
-        for kernel, args, warps, constants in launches:
+        for kernel, args, warps, alone, constants in launches:
             # what JITFunction.run passes on, see fast._launch.launch
             options = {"num_warps": warps, "enable_fp_fusion": False, "debug": False, **constants}
             for target, backend in backends.items():
@@ -139,7 +140,7 @@ def record(only: str = "", targets: Iterable[str] = tuple(TARGETS)) -> list[Job]
                 )
                 function = kernel.fn
                 names = function.__module__, function.__name__
-                job = Job(*names, case, target, warps, signature, constexprs, attrs, constants)
+                job = Job(*names, case, target, warps, alone, signature, constexprs, attrs, constants)
                 if job.key in jobs or (target != FIRST and job.form in forms):
                     continue
                 jobs[job.key] = job
@@ -153,14 +154,17 @@ def build(job: Job) -> Report:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, make_backend
 
+    from fast._launch import all_registers
+
     report = Report(job.kernel, job.case, job.constants, job.target, job.warps)
     start = time.perf_counter()
     try:
         kernel = getattr(import_module(job.module), job.kernel)
         target = GPUTarget(*TARGETS[job.target][:3])
-        options = make_backend(target).parse_options(
-            {"num_warps": job.warps, "enable_fp_fusion": False, "debug": False}
-        )
+        given = {"num_warps": job.warps, "enable_fp_fusion": False, "debug": False}
+        if job.alone and target.backend == "cuda":
+            given["maxnreg"] = all_registers(job.warps)
+        options = make_backend(target).parse_options(given)
         source = ASTSource(kernel, job.signature, job.constexprs, job.attrs)
         built = triton.compile(source, target=target, options=options.__dict__)
         read = cuda_resources if target.backend == "cuda" else hip_resources
@@ -265,11 +269,11 @@ def main(argv: list[str] | None = None) -> int:
     reports = build_all(record(args.only, args.target or tuple(TARGETS)), args.workers)
     bad = [r for r in reports if r.problem]
     print(table(reports, args.every))
+    print("numbers are the worst of what a line covers; spills are instructions (gfx942: registers)")
     seconds = time.perf_counter() - start
     print(
         f"Triton {triton.__version__}: {len(reports)} kernels compiled in {seconds:.0f} s, {len(bad)} unfit"
     )
-    print("numbers are the worst of what a line covers; spills are registers of a thread")
     for r in bad:
         print(f"UNFIT: {r}: {r.problem}")
     if args.json:

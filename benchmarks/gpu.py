@@ -1,9 +1,9 @@
 """Everything that needs a GPU, from one script: proofs, sanitizers, benchmarks.
 
     python -m benchmarks.gpu --list
-    python -m benchmarks.gpu --out DIR --stage equivalence --stage bench-loss
+    python -m benchmarks.gpu --out DIR --stage equivalence --stage compile
     python -m benchmarks.gpu --out DIR --stage bench              # all whose names begin so
-    python -m benchmarks.gpu --out DIR                            # all
+    python -m benchmarks.gpu --out DIR --seconds 570              # all that fits into so long
 
 Every stage ends within nine minutes and leaves DIR/STAGE.log, benchmarks also DIR/bench_NAME.json. Nothing is
 downloaded and nothing has to be installed but the libraries: it runs from a bare copy of the repository.
@@ -19,11 +19,13 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 540  # seconds a stage
+PROOFS = sorted(p.stem.removeprefix("test_") for p in (ROOT / "tests/equivalence").glob("test_*.py"))
 BENCHMARKS = sorted(p.stem.removeprefix("bench_") for p in Path(__file__).parent.glob("bench_*.py"))
 TOOLS = {
     "memcheck": "accesses out of bounds",
@@ -66,11 +68,18 @@ def pytest(*args: str) -> Command:
     return python("-m", "pytest", "-q", "-p", "no:cacheprovider", *args)
 
 
-def equivalence(plan: Plan) -> list[Command]:
-    """The suite that holds the kernels to the oracle."""
-    if plan.rehearse:
-        return [pytest("tests/equivalence/test_reorg.py", "--require-backend", "triton-interpret")]
-    return [pytest("tests/equivalence", "--require-backend", "triton-cuda")]
+def equivalence(name: str) -> Callable[[Plan], list[Command]]:
+    """One file of the suite that holds the kernels to the oracle."""
+
+    def commands(plan: Plan) -> list[Command]:
+        file = f"tests/equivalence/test_{name}.py"
+        if plan.rehearse:
+            return [pytest(file, "--require-backend", "triton-interpret")]
+        # most of the time goes into compiling what examples of all shapes need, which many processes share
+        many = ["-n", str(min(8, os.cpu_count() or 1))] if find_spec("xdist") else []
+        return [pytest(file, "--require-backend", "triton-cuda", *many)]
+
+    return commands
 
 
 def compile_tier(plan: Plan) -> list[Command]:
@@ -113,7 +122,7 @@ def benchmark(name: str) -> Callable[[Plan], list[Command]]:
 
 
 STAGES = {
-    "equivalence": Stage("kernels against the oracle, on the GPU", equivalence),
+    **{f"equivalence-{n}": Stage(f"{n}: kernels against the oracle", equivalence(n)) for n in PROOFS},
     "compile": Stage("registers, shared memory and spills with this Triton", compile_tier),
     **{f"sanitizer-{t}": Stage(f"every kernel: {about}", sanitizer(t)) for t, about in TOOLS.items()},
     **{f"bench-{n}": Stage(f"benchmarks/bench_{n}.py", benchmark(n)) for n in BENCHMARKS},
@@ -190,7 +199,7 @@ def main(argv: list[str] | None = None) -> int:
     names = chosen(args.stage)
     if args.list:
         for name in names:
-            print(f"{name:20} {STAGES[name].about}")
+            print(f"{name:22} {STAGES[name].about}")
         return 0
     if args.out is None:
         parser.error("--out is needed")
@@ -215,7 +224,7 @@ def main(argv: list[str] | None = None) -> int:
     (plan.out / "summary.json").write_text(json.dumps(about | {"stages": results}, indent=1) + "\n")
     print()
     for r in results:
-        print(f"{r['stage']:20} {r['result']:12} {r['seconds']:6.1f} s  {r['last line']}")
+        print(f"{r['stage']:22} {r['result']:12} {r['seconds']:6.1f} s  {r['last line']}")
     return int(any(r["result"] != "passed" for r in results))
 
 

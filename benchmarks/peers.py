@@ -16,7 +16,9 @@ COPIES = "copies from the host"
 torchvision: Any
 try:
     import torchvision
-except Exception:  # absent, or built for another torch, which it notices in many ways
+
+    torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
+except Exception:  # absent, or built for another torch, which shows in many ways and at the latest here
     torchvision = None
 
 

@@ -400,7 +400,7 @@ def environment() -> dict[str, Any]:
     def version(name: str) -> str | None:
         try:
             return __import__(name).__version__
-        except ImportError:
+        except Exception:  # absent, or broken in a way of its own
             return None
 
     sources = hashlib.sha256()
@@ -410,7 +410,7 @@ def environment() -> dict[str, Any]:
     return {
         "device": torch.cuda.get_device_name() if CUDA else _cpu(),
         "driver": driver and driver.splitlines()[0],
-        "threads": torch.get_num_threads(),
+        "threads": f"1, whole networks {THREADS}",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
