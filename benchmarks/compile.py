@@ -66,7 +66,7 @@ class Job:
     @property
     def key(self) -> str:
         """Equal keys are the same machine code."""
-        return repr((self.module, self.kernel, self.target, self.warps, *self._specialisation()))
+        return repr((self.module, self.kernel, self.target, self.flags, *self._specialisation()))
 
     def _specialisation(self) -> Iterable[Any]:
         return (sorted(self.signature.items()), sorted(self.constexprs.items()), sorted(self.attrs.items()))
@@ -74,7 +74,7 @@ class Job:
     @property
     def form(self) -> str:
         """Equal forms differ in dtypes, layout or sizes only."""
-        return repr((self.module, self.kernel, self.target, self.warps, sorted(self.constants.items())))
+        return repr((self.module, self.kernel, self.target, self.flags, sorted(self.constants.items())))
 
 
 @dataclasses.dataclass
@@ -156,7 +156,7 @@ def build(job: Job) -> Report:
 
     from fast._launch import all_registers
 
-    report = Report(job.kernel, job.case, job.constants, job.target, job.warps)
+    report = Report(job.kernel, job.case, job.constants, job.target, job.flags["num_warps"])
     start = time.perf_counter()
     try:
         kernel = getattr(import_module(job.module), job.kernel)

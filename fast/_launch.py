@@ -28,6 +28,7 @@ class Launch(NamedTuple):
     kernel: Any  # the function under @triton.jit
     args: tuple
     warps: int
+    alone: bool
     constants: dict[str, Any]
 
 
@@ -106,7 +107,19 @@ def empty(shape: Sequence[int], like: Tensor, dtype: torch.dtype | None = None) 
     return empty_strided(shape, strides[::-1], like, dtype)
 
 
-def launch(kernel: Any, grid: tuple[int, ...], *args: Any, warps: int = 4, **constants: Any) -> None:
+def all_registers(warps: int) -> int:
+    """Registers that a thread can have at most, of the 65,536 of an NVIDIA multiprocessor."""
+    return min(255, 65536 // (32 * warps))
+
+
+def launch(
+    kernel: Any,
+    grid: tuple[int, ...],
+    *args: Any,
+    warps: int = 4,
+    alone: bool = False,
+    **constants: Any,
+) -> None:
     """Run `kernel` over `grid`, on the device of its first tensor; an empty grid runs nothing.
 
     Parameters
@@ -119,19 +132,24 @@ def launch(kernel: Any, grid: tuple[int, ...], *args: Any, warps: int = 4, **con
         Tensors and numbers.
     warps : int
         Warps a program.
+    alone : bool
+        There is not more than a program or two for each multiprocessor, so a thread may use all the registers
+        there are. NVIDIA's assembler otherwise spills a few of them to make room for more programs.
     constants
         The kernel's ``tl.constexpr`` arguments.
     """
     if _recorded is not None:
-        _recorded.append(Launch(kernel, args, warps, constants))
+        _recorded.append(Launch(kernel, args, warps, alone, constants))
         return
     if 0 in grid:
         return
     device = next(a.device for a in args if isinstance(a, Tensor))
     on_device: AbstractContextManager = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+    nvidia = device.type == "cuda" and torch.version.hip is None
+    limit = {"maxnreg": all_registers(warps)} if alone and nvidia else {}
     with on_device:
         # contraction to fused multiply-adds would move comparisons away from what the oracle decides
-        kernel[grid](*args, num_warps=warps, enable_fp_fusion=False, **constants)
+        kernel[grid](*args, num_warps=warps, enable_fp_fusion=False, **limit, **constants)
 
 
 @lru_cache(maxsize=64)

@@ -1,11 +1,12 @@
-"""Raw head to boxes, objectness and class probabilities (SPEC 1)."""
+"""Raw head to boxes, objectness and class probabilities, dense or thresholded (SPEC 1, 8)."""
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from fast.wordtree import tree_softmax
+from fast._launch import DTYPES, region_of, use_triton
+from fast.wordtree import absolute_probability, descend, tree_softmax
 from reference.region import Region
 
 
@@ -15,6 +16,19 @@ class Decoded(NamedTuple):
     boxes: Tensor  # (B, A, H, W, 4) x, y, w, h as fractions of the input
     objectness: Tensor  # (B, A, H, W)
     class_probs: Tensor  # (B, A, H, W, C)
+
+
+class Candidates(NamedTuple):
+    """Predictions above a threshold, in the order of their locations; rows past `count` are empty.
+
+    Empty rows are zero boxes of score 0, class -1 and location -1.
+    """
+
+    boxes: Tensor  # (B, capacity, 4) x, y, w, h as fractions of the input
+    scores: Tensor  # (B, capacity)
+    classes: Tensor  # (B, capacity) int64
+    locations: Tensor  # (B, capacity) int64, anchor*H*W + row*W + col
+    count: Tensor  # type: ignore[assignment]  # (B,) int64, how many there are; hides tuple.count
 
 
 def split_head(pred: Tensor, region: Region) -> Tensor:
@@ -35,16 +49,15 @@ def split_head(pred: Tensor, region: Region) -> Tensor:
 
 def decode_boxes(head: Tensor, region: Region) -> Tensor:
     """Boxes (B, A, H, W, 4) of a split head (B, A, 5+C, H, W), as fractions of the input (SPEC 1.3)."""
-    B, A, _, H, W = head.shape
+    *_, H, W = head.shape
     col = torch.arange(W, dtype=head.dtype, device=head.device)
     row = torch.arange(H, dtype=head.dtype, device=head.device)[:, None]
     anchors = torch.tensor(region.anchors, dtype=head.dtype, device=head.device)[:, :, None, None]
-    boxes = head.new_empty(B, A, H, W, 4)
-    boxes[..., 0] = (col + head[:, :, 0].sigmoid()) / W
-    boxes[..., 1] = (row + head[:, :, 1].sigmoid()) / H
-    boxes[..., 2] = anchors[:, 0] * head[:, :, 2].exp() / W
-    boxes[..., 3] = anchors[:, 1] * head[:, :, 3].exp() / H
-    return boxes
+    x = (col + head[:, :, 0].sigmoid()) / W
+    y = (row + head[:, :, 1].sigmoid()) / H
+    w = anchors[:, 0] * head[:, :, 2].exp() / W
+    h = anchors[:, 1] * head[:, :, 3].exp() / H
+    return torch.stack([x, y, w, h], -1)
 
 
 def class_probabilities(scores: Tensor, region: Region, dim: int = -1) -> Tensor:
@@ -70,19 +83,168 @@ def decode(pred: Tensor, region: Region) -> Decoded:
     Returns
     -------
     Decoded
-        boxes as fractions of the input, objectness and class probabilities (conditional on a tree). With
-        ``region.background`` objectness is the probability of "nothing here".
+        boxes as fractions of the input, objectness and class probabilities (conditional on a tree); float64
+        for float64, otherwise float32. With ``region.background`` objectness is the probability of "nothing
+        here". NaN and infinite logits give what the formulas give: NaN, or sizes that are infinite.
+
+    Raises
+    ------
+    ValueError
+        If the channels of `pred` do not fit the region.
+
+    Notes
+    -----
+    Where a gradient is needed the torch code runs, on a GPU too.
+    """
+    head = split_head(pred, region)
+    if torch.is_grad_enabled() and pred.requires_grad:
+        boxes, objectness, probs = _decode_torch(head, region)
+    else:
+        boxes, objectness, probs = _decode(pred, region.settings)
+    if region.tree is not None:
+        probs = tree_softmax(_computed(head)[:, :, 5:], region.tree, 2).movedim(2, -1)
+    return Decoded(boxes, objectness, probs)
+
+
+def _computed(x: Tensor) -> Tensor:
+    """In the precision that is computed in: half precision holds no box to a pixel."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _decode_torch(head: Tensor, region: Region) -> tuple[Tensor, Tensor, Tensor]:
+    """What `decode` returns for a split head, but on a tree no classes."""
+    head = _computed(head)
+    if region.background:
+        joint = head[:, :, 4:].softmax(2)
+        objectness, probs = joint[:, :, 0], joint[:, :, 1:]
+    else:
+        objectness = head[:, :, 4].sigmoid()
+        probs = head[:, :, :0] if region.tree else class_probabilities(head[:, :, 5:], region, dim=2)
+    return decode_boxes(head, region), objectness, probs.movedim(2, -1)
+
+
+@torch.library.custom_op("yolov2::decode", mutates_args=())
+def _decode(pred: Tensor, settings: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Boxes, objectness and, except on a tree, class probabilities."""
+    region = region_of(settings)
+    if use_triton(pred) and pred.dtype in DTYPES:
+        from fast.kernels.decode import decode as kernel
+
+        return kernel(pred, region)
+    boxes, objectness, probs = (
+        x.clone(memory_format=torch.contiguous_format)
+        for x in _decode_torch(split_head(pred, region), region)
+    )
+    return boxes, objectness, probs
+
+
+@_decode.register_fake
+def _(pred, settings):
+    region = region_of(settings)
+    B, _, H, W = pred.shape
+    A, C = len(region.anchors), 0 if region.tree is not None else region.classes
+    dtype = torch.float64 if pred.dtype == torch.float64 else torch.float32
+    return tuple(
+        pred.new_empty(shape, dtype=dtype) for shape in ((B, A, H, W, 4), (B, A, H, W), (B, A, H, W, C))
+    )
+
+
+def class_scores(
+    decoded: Decoded,
+    region: Region,
+    conf: float,
+    tree_threshold: float = 0.5,
+    detection_map: tuple[int, ...] | None = None,
+) -> Tensor:
+    """Scores (B, A*H*W, C) of every class of every box, 0 where not above `conf` (strictly).
+
+    C is the number of classes, of nodes of a tree, or the length of `detection_map`.
+    """
+    p_o = decoded.objectness.flatten(1)[..., None]  # (B, N, 1)
+    probs = decoded.class_probs.flatten(1, 3)  # (B, N, C)
+    if region.background:
+        p_o = torch.ones_like(p_o)
+    if region.tree is None:
+        scores = p_o * probs
+    else:
+        absolute = absolute_probability(probs, region.tree)
+        if detection_map is not None:
+            scores = p_o * absolute[..., list(detection_map)]
+        else:
+            # Darknet descends on absolute values, so depth counts twice (SPEC 8); the score is p_o
+            node = descend(absolute, region.tree, tree_threshold)
+            scores = torch.zeros_like(absolute).scatter_(2, node[..., None], p_o)
+    return scores.where(scores > conf, 0)
+
+
+def decode_candidates(
+    pred: Tensor, region: Region, conf: float, capacity: int, tree_threshold: float = 0.5
+) -> Candidates:
+    """Decode the predictions whose best class scores above a threshold, and only those.
+
+    Parameters
+    ----------
+    pred : Tensor (B, A*(5+C), H, W)
+        Raw predictions, any floating dtype and strides.
+    region : Region
+        Settings of the head.
+    conf : float
+        Scores must be above this, strictly; not negative.
+    capacity : int
+        Rows of the result. If an image has more candidates the last ones are missing, and `count` tells.
+    tree_threshold : float
+        How sure the descent of a tree must be to go one level deeper.
+
+    Returns
+    -------
+    Candidates
+        One row per prediction: its best class, of equal ones the first. On a tree the class is the node that
+        the descent reaches, and the score is the objectness. Nothing waits for the device. A score of NaN is
+        above nothing; a NaN or infinite box of a finite score is a candidate.
 
     Raises
     ------
     ValueError
         If the channels of `pred` do not fit the region.
     """
-    head = split_head(pred, region)
-    if region.background:
-        joint = head[:, :, 4:].softmax(2)
-        objectness, probs = joint[:, :, 0], joint[:, :, 1:]
-    else:
-        objectness = head[:, :, 4].sigmoid()
-        probs = class_probabilities(head[:, :, 5:], region, dim=2)
-    return Decoded(decode_boxes(head, region), objectness, probs.movedim(2, -1))
+    split_head(pred, region)
+    return Candidates(*_decode_candidates(pred, region.settings, conf, capacity, tree_threshold))
+
+
+@torch.library.custom_op("yolov2::decode_candidates", mutates_args=())
+def _decode_candidates(
+    pred: Tensor, settings: str, conf: float, capacity: int, tree_threshold: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    region = region_of(settings)
+    if use_triton(pred) and pred.dtype in DTYPES:
+        from fast.kernels.decode import decode_candidates as kernel
+
+        return kernel(pred, region, conf, capacity, tree_threshold)
+    decoded = decode(pred, region)
+    best, label = class_scores(decoded, region, conf, tree_threshold).max(2)
+    keep = best > 0
+    row = keep.cumsum(1) - 1
+    row = torch.where(keep & (row < capacity), row, capacity)  # one row too many takes what is left over
+    B = len(pred)
+
+    def compact(values: Tensor, empty: float) -> Tensor:
+        rows = values.new_full((B, capacity + 1, *values.shape[2:]), empty)
+        index = row.view(*row.shape, *[1] * (values.ndim - 2)).expand_as(values)
+        return rows.scatter_(1, index, values)[:, :capacity].contiguous()
+
+    location = torch.arange(best.shape[1], device=pred.device).expand(B, -1)
+    boxes = compact(decoded.boxes.flatten(1, 3), 0)
+    return boxes, compact(best, 0), compact(label, -1), compact(location, -1), keep.sum(1)
+
+
+@_decode_candidates.register_fake
+def _(pred, settings, conf, capacity, tree_threshold):
+    B = len(pred)
+    dtype = torch.float64 if pred.dtype == torch.float64 else torch.float32
+    return (
+        pred.new_empty((B, capacity, 4), dtype=dtype),
+        pred.new_empty((B, capacity), dtype=dtype),
+        pred.new_empty((B, capacity), dtype=torch.int64),
+        pred.new_empty((B, capacity), dtype=torch.int64),
+        pred.new_empty((B,), dtype=torch.int64),
+    )

@@ -1,15 +1,17 @@
-"""Raw head to final detections: decode, threshold, NMS (SPEC 8)."""
+"""Raw head to final detections: decode, threshold, suppress (SPEC 8)."""
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from fast.boxes import box_iou
-from fast.decode import Decoded, decode
-from fast.nms import greedy_keep
-from fast.wordtree import absolute_probability, descend
+from fast._launch import DTYPES, region_of, use_triton
+from fast.decode import Decoded, class_scores, decode, split_head
+from fast.nms import batched_nms, multi_label_nms
 from reference.region import Region
+
+#: below this, boxes have so many classes to offer that asking all of them at once is quicker
+MANY_LABELS = 0.1
 
 
 class Detections(NamedTuple):
@@ -19,34 +21,6 @@ class Detections(NamedTuple):
     scores: Tensor  # (B, max_det)
     classes: Tensor  # (B, max_det) int64
     count: Tensor  # type: ignore[assignment]  # (B,) int64; hides tuple.count
-
-
-def candidate_scores(
-    decoded: Decoded,
-    region: Region,
-    conf: float,
-    tree_threshold: float = 0.5,
-    detection_map: tuple[int, ...] | None = None,
-) -> Tensor:
-    """Scores (B, A*H*W, C) of every class of every box, 0 where not above `conf` (strictly).
-
-    C is the number of classes, of nodes of a tree, or the length of `detection_map`.
-    """
-    p_o = decoded.objectness.flatten(1)[..., None]  # (B, N, 1)
-    probs = decoded.class_probs.flatten(1, 3)  # (B, N, C)
-    if region.background:
-        p_o = torch.ones_like(p_o)
-    if region.tree is None:
-        scores = p_o * probs
-    else:
-        absolute = absolute_probability(probs, region.tree)
-        if detection_map is not None:
-            scores = p_o * absolute[..., list(detection_map)]
-        else:
-            # Darknet descends on absolute values, so depth counts twice (SPEC 8); the score is p_o
-            node = descend(absolute, region.tree, tree_threshold)
-            scores = torch.zeros_like(absolute).scatter_(2, node[..., None], p_o)
-    return scores.where(scores > conf, 0)
 
 
 def detect(
@@ -65,11 +39,11 @@ def detect(
     Parameters
     ----------
     pred : Tensor (B, A*(5+C), H, W)
-        Raw predictions.
+        Raw predictions, any floating dtype and strides.
     region : Region
         Settings of the head.
     conf : float
-        A class of a box counts if objectness * class probability exceeds this (strictly).
+        A class of a box counts if objectness * class probability exceeds this (strictly). Not negative.
     iou : float
         NMS threshold: overlap above it (strictly) suppresses.
     max_det : int
@@ -86,48 +60,93 @@ def detect(
     Returns
     -------
     Detections
-        Sorted by score; equal scores by location a*H*W + row*W + col, then class.
+        Sorted by score; equal scores by location a*H*W + row*W + col, then class. float64 for float64,
+        otherwise float32. A score of NaN is no detection; a box of NaN or infinite size with a finite score
+        is one, and overlaps nothing.
+
+    Raises
+    ------
+    ValueError
+        If the channels of `pred` do not fit the region.
+
+    Notes
+    -----
+    On a GPU nothing waits for the device. Heads of up to 2,048 boxes are one launch; larger ones, evaluation
+    (many classes of a box above `conf`) and a `detection_map` are decoded first and suppressed afterwards,
+    with the same result.
     """
-    decoded = decode(pred, region)
-    scores = candidate_scores(decoded, region, conf, tree_threshold, detection_map)
-    boxes = decoded.boxes.flatten(1, 3)
-    if not multi_label:
-        best, label = scores.max(2, keepdim=True)
-        scores = torch.zeros_like(scores).scatter_(2, label, best)
-    B = len(boxes)
-    found = Detections(
-        boxes.new_zeros(B, max_det, 4),
-        boxes.new_zeros(B, max_det),
-        torch.full((B, max_det), -1, device=pred.device),
-        torch.zeros(B, dtype=torch.int64, device=pred.device),
-    )
-    for image in range(B):
-        location, label = scores[image].nonzero(as_tuple=True)
-        score = scores[image, location, label]
-        keep = _suppress(
-            boxes[image], location, torch.zeros_like(label) if class_agnostic else label, score, iou
+    split_head(pred, region)
+    nodes = None if detection_map is None else list(detection_map)
+    return Detections(
+        *_detect(
+            pred.detach(),
+            region.settings,
+            conf,
+            iou,
+            max_det,
+            multi_label,
+            class_agnostic,
+            tree_threshold,
+            nodes,
         )
-        keep = keep[:max_det]
-        n = len(keep)
-        found.boxes[image, :n] = boxes[image, location[keep]]
-        found.scores[image, :n] = score[keep]
-        found.classes[image, :n] = label[keep]
-        found.count[image] = n
-    return found
+    )
 
 
-def _suppress(boxes: Tensor, location: Tensor, group: Tensor, score: Tensor, iou: float) -> Tensor:
-    """Candidates (indices) that survive NMS within their group, best first.
+@torch.library.custom_op("yolov2::detect", mutates_args=())
+def _detect(
+    pred: Tensor,
+    settings: str,
+    conf: float,
+    iou: float,
+    max_det: int,
+    multi_label: bool,
+    class_agnostic: bool,
+    tree_threshold: float,
+    detection_map: list[int] | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    region, conf = region_of(settings), max(conf, 0.0)
+    if region.tree is not None and detection_map is None:
+        multi_label = False  # the descent gives every box one class
+    many = multi_label and not class_agnostic and conf < MANY_LABELS
+    if use_triton(pred) and pred.dtype in DTYPES and not many and detection_map is None:
+        from fast.kernels import detect as kernels
 
-    All classes of a box share its place, so the overlaps are computed once per image and every group only
-    reads its part of them.
-    """
-    used, row = location.unique(return_inverse=True)
-    overlap = box_iou(boxes[used], boxes[used]) > iou
-    order = score.argsort(descending=True, stable=True)
-    kept = torch.zeros(len(order), dtype=torch.bool, device=boxes.device)  # by rank
-    for g in group.unique().tolist():
-        ranks = (group[order] == g).nonzero()[:, 0]
-        rows = row[order[ranks]]
-        kept[ranks] = greedy_keep(overlap[rows][:, rows])
-    return order[kept]
+        if kernels.fits(pred, region, max_det):
+            options = (conf, iou, max_det, multi_label, class_agnostic, tree_threshold)
+            return kernels.detect(pred, region, *options)
+
+    boxes, scores = _scored(pred, region, conf, tree_threshold, detection_map)
+    if multi_label:
+        index, label, score, count = multi_label_nms(boxes, scores, iou, max_det, conf, class_agnostic)
+    else:
+        score, label = scores.max(2)
+        index, count = batched_nms(boxes, score, iou, max_det, None if class_agnostic else label, conf)
+        score = score.gather(1, index.clamp(min=0)).where(index >= 0, 0)
+        label = label.gather(1, index.clamp(min=0)).where(index >= 0, -1)
+    found = boxes.gather(1, index.clamp(min=0)[..., None].expand(-1, -1, 4))
+    return found.where(index[..., None] >= 0, 0), score, label, count
+
+
+@_detect.register_fake
+def _(pred, settings, conf, iou, max_det, *options):
+    B, dtype = len(pred), torch.float64 if pred.dtype == torch.float64 else torch.float32
+    return (
+        pred.new_empty((B, max_det, 4), dtype=dtype),
+        pred.new_empty((B, max_det), dtype=dtype),
+        pred.new_empty((B, max_det), dtype=torch.int64),
+        pred.new_empty((B,), dtype=torch.int64),
+    )
+
+
+def _scored(
+    pred: Tensor, region: Region, conf: float, tree_threshold: float, detection_map: list[int] | None
+) -> tuple[Tensor, Tensor]:
+    """Boxes (B, N, 4) and scores (B, N, C) of every class, 0 where not above `conf`."""
+    if use_triton(pred) and pred.dtype in DTYPES and region.tree is None:
+        from fast.kernels.decode import decode as kernel
+
+        boxes, _, scores = kernel(pred, region, conf, scores=True)
+        return boxes.flatten(1, 3), scores.flatten(1, 3)
+    decoded: Decoded = decode(pred, region)
+    nodes = None if detection_map is None else tuple(detection_map)
+    return decoded.boxes.flatten(1, 3), class_scores(decoded, region, conf, tree_threshold, nodes)

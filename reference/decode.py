@@ -10,7 +10,7 @@ import numpy as np
 
 from reference.activation import logistic, softmax
 from reference.region import Region
-from reference.wordtree import tree_softmax
+from reference.wordtree import absolute_probability, descend, tree_softmax
 
 
 class Decoded(NamedTuple):
@@ -19,6 +19,19 @@ class Decoded(NamedTuple):
     boxes: np.ndarray  # (B, A, H, W, 4) x, y, w, h as fractions of the input
     objectness: np.ndarray  # (B, A, H, W)
     class_probs: np.ndarray  # (B, A, H, W, C)
+
+
+class Candidates(NamedTuple):
+    """Predictions above a threshold, in the order of their locations; rows past `count` are empty.
+
+    Empty rows are zero boxes of score 0, class -1 and location -1.
+    """
+
+    boxes: np.ndarray  # (B, capacity, 4) x, y, w, h as fractions of the input
+    scores: np.ndarray  # (B, capacity)
+    classes: np.ndarray  # (B, capacity) int64
+    locations: np.ndarray  # (B, capacity) int64, anchor*H*W + row*W + col
+    count: np.ndarray  # type: ignore[assignment]  # (B,) int64, how many there are; hides tuple.count
 
 
 def by_slot(head: np.ndarray, region: Region) -> np.ndarray:
@@ -122,6 +135,106 @@ def decode(pred: np.ndarray, region: Region) -> Decoded:
         If the channels of `pred` do not fit the region.
     """
     return decode_activated(activate_region(pred, region), region)
+
+
+def class_scores(
+    decoded: Decoded,
+    region: Region,
+    conf: float,
+    tree_threshold: float = 0.5,
+    detection_map: tuple[int, ...] | None = None,
+) -> np.ndarray:
+    """Score of every class of every box (SPEC 8).
+
+    Parameters
+    ----------
+    decoded : Decoded
+        Dense predictions.
+    region : Region
+        Settings of the head.
+    conf : float
+        Scores not above this (strictly) become 0.
+    tree_threshold : float
+        How sure the descent of a tree must be of every node on its way.
+    detection_map : tuple of int, optional
+        On a tree: score these nodes, whatever the descent would reach.
+
+    Returns
+    -------
+    ndarray (B, A*H*W, C)
+        Objectness times class probability. On a tree, without a map, each box has one class: the node that
+        the descent reaches, with the objectness as its score. C is the length of `detection_map` if given.
+
+    Raises
+    ------
+    ValueError
+        If the descent's `tree_threshold` is negative.
+    """
+    probs = decoded.class_probs.reshape(len(decoded.boxes), -1, region.classes)
+    p_o = decoded.objectness.reshape(*probs.shape[:2], 1)
+    if region.tree is None:
+        scores = probs if region.background else p_o * probs
+    else:
+        absolute = absolute_probability(probs, region.tree)
+        if detection_map is not None:
+            scores = p_o * absolute[..., list(detection_map)]
+        else:
+            scores = np.zeros_like(absolute)
+            for image, box in np.ndindex(*probs.shape[:2]):
+                # Darknet descends on absolute values, so depth counts twice (SPEC 8)
+                node = descend(absolute[image, box], region.tree, tree_threshold)
+                scores[image, box, node] = p_o[image, box, 0]
+    return np.where(scores > conf, scores, np.zeros_like(scores))
+
+
+def decode_candidates(
+    pred: np.ndarray, region: Region, conf: float, capacity: int, tree_threshold: float = 0.5
+) -> Candidates:
+    """Decode the predictions whose best class scores above a threshold, and only those.
+
+    Parameters
+    ----------
+    pred : ndarray (B, A*(5+C), H, W)
+        Raw head.
+    region : Region
+        Settings of the head.
+    conf : float
+        Scores must be above this, strictly.
+    capacity : int
+        Rows of the result. If an image has more candidates the last ones are missing, and `count` tells.
+    tree_threshold : float
+        As for `class_scores`.
+
+    Returns
+    -------
+    Candidates
+        One row per prediction: its best class, of equal ones the first. On a tree the class is the node that
+        the descent reaches, and the score is the objectness.
+
+    Raises
+    ------
+    ValueError
+        If the channels of `pred` do not fit the region.
+    """
+    B = len(pred)
+    decoded = decode(pred, region)
+    scores = class_scores(decoded, region, conf, tree_threshold)
+    boxes = decoded.boxes.reshape(B, -1, 4)
+    found = Candidates(
+        np.zeros((B, capacity, 4), pred.dtype),
+        np.zeros((B, capacity), pred.dtype),
+        np.full((B, capacity), -1, np.int64),
+        np.full((B, capacity), -1, np.int64),
+        np.count_nonzero(scores.max(axis=2), axis=1),
+    )
+    for image in range(B):
+        location = np.flatnonzero(scores[image].max(axis=1))[:capacity]
+        n = len(location)
+        found.boxes[image, :n] = boxes[image, location]
+        found.scores[image, :n] = scores[image, location].max(axis=1)
+        found.classes[image, :n] = scores[image, location].argmax(axis=1)
+        found.locations[image, :n] = location
+    return found
 
 
 def encode(box: np.ndarray, slot: tuple[int, int, int], shape: tuple[int, int], region: Region) -> np.ndarray:

@@ -4,12 +4,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reference.decode import Decoded, activate_region, decode, decode_activated
+from reference.decode import activate_region, class_scores, decode, decode_activated
 from reference.image import Size
 from reference.letterbox import undo_letterbox
-from reference.nms import nms
+from reference.nms import multi_label_nms
 from reference.region import Region
-from reference.wordtree import absolute_probability, descend
 
 
 class Detections(NamedTuple):
@@ -27,56 +26,6 @@ class DenseDetections(NamedTuple):
     boxes: np.ndarray  # (B, A*H*W, 4) x, y, w, h in the picture
     objectness: np.ndarray  # (B, A*H*W) 0 where not above the threshold
     probs: np.ndarray  # (B, A*H*W, C) scores, 0 where not above the threshold
-
-
-def class_scores(
-    decoded: Decoded,
-    region: Region,
-    conf: float,
-    tree_threshold: float = 0.5,
-    detection_map: tuple[int, ...] | None = None,
-) -> np.ndarray:
-    """Score of every class of every box (SPEC 8).
-
-    Parameters
-    ----------
-    decoded : Decoded
-        Dense predictions.
-    region : Region
-        Settings of the head.
-    conf : float
-        Scores not above this (strictly) become 0.
-    tree_threshold : float
-        How sure the descent of a tree must be of every node on its way.
-    detection_map : tuple of int, optional
-        On a tree: score these nodes, whatever the descent would reach.
-
-    Returns
-    -------
-    ndarray (B, A*H*W, C)
-        Objectness times class probability. On a tree, without a map, each box has one class: the node that
-        the descent reaches, with the objectness as its score. C is the length of `detection_map` if given.
-
-    Raises
-    ------
-    ValueError
-        If the descent's `tree_threshold` is negative.
-    """
-    probs = decoded.class_probs.reshape(len(decoded.boxes), -1, region.classes)
-    p_o = decoded.objectness.reshape(*probs.shape[:2], 1)
-    if region.tree is None:
-        scores = probs if region.background else p_o * probs
-    else:
-        absolute = absolute_probability(probs, region.tree)
-        if detection_map is not None:
-            scores = p_o * absolute[..., list(detection_map)]
-        else:
-            scores = np.zeros_like(absolute)
-            for image, box in np.ndindex(*probs.shape[:2]):
-                # Darknet descends on absolute values, so depth counts twice (SPEC 8)
-                node = descend(absolute[image, box], region.tree, tree_threshold)
-                scores[image, box, node] = p_o[image, box, 0]
-    return np.where(scores > conf, scores, np.zeros_like(scores))
 
 
 def detect(
@@ -127,34 +76,11 @@ def detect(
     if not multi_label:
         best = scores.argmax(axis=2, keepdims=True)
         scores = np.where(np.arange(scores.shape[2]) == best, scores, np.zeros_like(scores))
-    found = Detections(
-        np.zeros((B, max_det, 4), pred.dtype),
-        np.zeros((B, max_det), pred.dtype),
-        np.full((B, max_det), -1, np.int64),
-        np.zeros(B, np.int64),
-    )
-    for image, boxes in enumerate(decoded.boxes.reshape(B, -1, 4)):
-        location, label = np.nonzero(scores[image])  # by location, then by class
-        score = scores[image, location, label]
-        group = np.zeros_like(label) if class_agnostic else label
-        keep = np.concatenate(
-            [_nms_of(group == g, boxes[location], score, iou) for g in np.unique(group)]
-            or [np.zeros(0, np.int64)]
-        )
-        keep.sort()
-        keep = keep[np.argsort(-score[keep], kind="stable")][:max_det]
-        n = len(keep)
-        found.boxes[image, :n] = boxes[location[keep]]
-        found.scores[image, :n] = score[keep]
-        found.classes[image, :n] = label[keep]
-        found.count[image] = n
-    return found
-
-
-def _nms_of(members: np.ndarray, boxes: np.ndarray, scores: np.ndarray, iou: float) -> np.ndarray:
-    """NMS among the rows where `members` is true; kept rows."""
-    rows = np.flatnonzero(members)
-    return rows[nms(boxes[rows], scores[rows], iou)]
+    boxes = decoded.boxes.reshape(B, -1, 4)
+    kept = multi_label_nms(boxes, scores, iou, max_det, 0.0, class_agnostic)
+    rows = np.take_along_axis(boxes, np.maximum(kept.index, 0)[..., None], axis=1)
+    rows = np.where((kept.index >= 0)[..., None], rows, np.zeros_like(rows))
+    return Detections(rows, kept.scores, kept.classes, kept.count)
 
 
 def region_detections(

@@ -15,6 +15,22 @@ class Survivors(NamedTuple):
     probs: np.ndarray  # (N, C) zeroed where suppressed
 
 
+class Kept(NamedTuple):
+    """Surviving boxes of every image, best first; rows past `count` are -1."""
+
+    index: np.ndarray  # type: ignore[assignment]  # (B, max_det) int64 rows of the input; hides tuple.index
+    count: np.ndarray  # type: ignore[assignment]  # (B,) int64; hides tuple.count
+
+
+class KeptLabels(NamedTuple):
+    """Surviving (box, class) pairs of every image, best first; rows past `count` are -1 and score 0."""
+
+    index: np.ndarray  # type: ignore[assignment]  # (B, max_det) int64 rows of the input; hides tuple.index
+    classes: np.ndarray  # (B, max_det) int64
+    scores: np.ndarray  # (B, max_det)
+    count: np.ndarray  # type: ignore[assignment]  # (B,) int64; hides tuple.count
+
+
 def nms(boxes: np.ndarray, scores: np.ndarray, iou_threshold: float) -> np.ndarray:
     """Keep the best box, drop what overlaps it by more than the threshold, and so on.
 
@@ -37,6 +53,99 @@ def nms(boxes: np.ndarray, scores: np.ndarray, iou_threshold: float) -> np.ndarr
         if not (box_iou_broadcast(boxes[i], boxes[keep]) > iou_threshold).any():
             keep.append(i)
     return np.array(keep, dtype=np.int64)
+
+
+def _nms_by_group(boxes: np.ndarray, scores: np.ndarray, groups: np.ndarray, threshold: float) -> np.ndarray:
+    """`nms` within every group on its own, (K,) rows of all groups together, best first."""
+    keep: list[int] = []
+    for group in np.unique(groups):
+        rows = np.flatnonzero(groups == group)
+        keep.extend(rows[nms(boxes[rows], scores[rows], threshold)])
+    found = np.array(sorted(keep), np.int64)
+    return found[np.argsort(-scores[found], kind="stable")]
+
+
+def batched_nms(
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    iou_threshold: float,
+    max_det: int,
+    classes: np.ndarray | None = None,
+    conf: float = 0.0,
+) -> Kept:
+    """Suppress the boxes of every image of a batch.
+
+    Parameters
+    ----------
+    boxes : ndarray (B, N, 4)
+        cxcywh, any unit.
+    scores : ndarray (B, N)
+        The order of preference; the lower index wins a tie.
+    iou_threshold : float
+        Exactly this IoU still survives.
+    max_det : int
+        Keep so many of an image's boxes.
+    classes : ndarray (B, N) int, optional
+        Boxes suppress only boxes of their own class.
+    conf : float
+        Rows that do not score above this, strictly, take no part.
+
+    Returns
+    -------
+    Kept
+    """
+    groups = np.zeros(scores.shape, np.int64) if classes is None else classes
+    pairs = multi_label_nms(boxes, scores[..., None], iou_threshold, max_det, conf, groups=groups)
+    return Kept(pairs.index, pairs.count)
+
+
+def multi_label_nms(
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    iou_threshold: float,
+    max_det: int,
+    conf: float = 0.0,
+    class_agnostic: bool = False,
+    groups: np.ndarray | None = None,
+) -> KeptLabels:
+    """Suppress where each box has a score for every class.
+
+    Parameters
+    ----------
+    boxes : ndarray (B, N, 4)
+        cxcywh, any unit.
+    scores : ndarray (B, N, C)
+        Of every class of every box; of equal ones the lower box, then the lower class comes first.
+    iou_threshold, max_det, conf
+        As for `batched_nms`; `max_det` counts pairs of box and class.
+    class_agnostic : bool
+        Suppress across classes; otherwise classes do not interact.
+    groups : ndarray (B, N) int, optional
+        Suppress within these groups of boxes instead.
+
+    Returns
+    -------
+    KeptLabels
+    """
+    B = len(boxes)
+    found = KeptLabels(
+        np.full((B, max_det), -1, np.int64),
+        np.full((B, max_det), -1, np.int64),
+        np.zeros((B, max_det), scores.dtype),
+        np.zeros(B, np.int64),
+    )
+    for image in range(B):
+        location, label = np.nonzero(scores[image] > conf)  # by location, then by class
+        score = scores[image, location, label]
+        if groups is not None:
+            group = groups[image, location]
+        else:
+            group = np.zeros_like(label) if class_agnostic else label
+        keep = _nms_by_group(boxes[image, location], score, group, iou_threshold)[:max_det]
+        n = len(keep)
+        found.index[image, :n], found.classes[image, :n] = location[keep], label[keep]
+        found.scores[image, :n], found.count[image] = score[keep], n
+    return found
 
 
 def _empty_last(objectness: np.ndarray) -> tuple[np.ndarray, int]:

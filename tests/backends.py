@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 
 from fast import _launch
 
@@ -104,7 +104,9 @@ def equivalence(examples: int, backends: list[Backend] = BACKENDS, **strategies)
 
             example.__qualname__ = f"{test.__qualname__}.{backend.name}"  # examples are remembered by name
             number = max(1, examples * backend.examples // 100)
-            settings(max_examples=number)(given(**strategies)(example))()
+            # the interpreter's examples are small already, and shrinking them would take minutes
+            phases = [p for p in Phase if p != Phase.shrink or backend.examples == 100]
+            settings(max_examples=number, phases=phases)(given(**strategies)(example))()
 
         run.__name__, run.__doc__ = test.__name__, test.__doc__
         return pytest.mark.parametrize("backend", backends, ids=lambda b: b.name)(run)
