@@ -31,7 +31,7 @@ def tiles(request, monkeypatch):
     if request.param == "small" and triton_installed() and KERNELS:
         import fast.kernels.wordtree as kernels
 
-        monkeypatch.setattr(kernels, "TILES", ((1, 2), (2, 4)))
+        monkeypatch.setattr(kernels, "TILES", ((2, 4), (4, 8)))
         monkeypatch.setattr(kernels, "STEPS", 2)
     return request.param
 
@@ -43,15 +43,18 @@ class Place(NamedTuple):
     dim: int  # of the nodes
     order: tuple[int, ...]  # dimensions from the outermost in memory to the innermost
     before: int  # channels ahead of the nodes, as the box and the objectness of a head
+    sparse: bool  # whether every other row is somebody else's, so that no two dimensions merge
     dtype: torch.dtype
 
     def tensor(self, backend, x: np.ndarray) -> torch.Tensor:
-        """`x` put there, and NaN in the channels before."""
-        head = np.insert(x, [0] * self.before, np.nan, self.dim)
+        """`x` put there, with NaN in between."""
+        step = [1 + (self.sparse and d != self.dim) for d in range(x.ndim)]
+        start = [self.before * (d == self.dim) for d in range(x.ndim)]
+        mine = tuple(slice(a, None, n) for a, n in zip(start, step, strict=True))
+        head = np.full([a + n * size for a, n, size in zip(start, step, x.shape, strict=True)], np.nan)
+        head[mine] = x
         memory = backend.tensor(head.transpose(self.order)).to(self.dtype)
-        return memory.permute(*np.argsort(self.order).tolist()).narrow(
-            self.dim, self.before, x.shape[self.dim]
-        )
+        return memory.permute(*np.argsort(self.order).tolist())[mine]
 
     def shape(self, tree: WordTree) -> tuple[int, ...]:
         return (*self.rows[: self.dim], len(tree.parents), *self.rows[self.dim :])
@@ -59,8 +62,8 @@ class Place(NamedTuple):
 
 @st.composite
 def places(draw) -> Place:
-    """NCHW and channels_last heads among them, and permutations in which no two dimensions merge."""
-    rows = draw(st.lists(st.integers(1, 3), max_size=4).map(tuple).filter(lambda r: math.prod(r) <= 12))
+    """NCHW and channels_last heads among them, and stranger permutations."""
+    rows = draw(st.lists(st.integers(1, 3), max_size=4).map(tuple).filter(lambda r: math.prod(r) <= 8))
     dims = len(rows) + 1
     plain = tuple(range(dims))
     return Place(
@@ -68,8 +71,22 @@ def places(draw) -> Place:
         dim=draw(st.integers(0, dims - 1)),
         order=draw(st.sampled_from([plain, None]) | st.permutations(plain).map(tuple)) or plain[::-1],
         before=draw(st.sampled_from([0, 0, 5])),
+        sparse=draw(st.booleans()),
         dtype=draw(st.sampled_from(DTYPES)),
     )
+
+
+#: groups of 1 to 9 nodes, the last one with three ancestors: more than small tiles and steps take at once
+WIDE = WordTree.from_structure("[[-1,2],[0,9],[1,3],[2,5],[14,2],[11,1]]")
+
+#: what kernels do with rows, each thing for certain
+AWKWARD = [
+    Place((3,), 0, (0, 1), 0, False, torch.float32),  # rows are neighbours, and one more than a tile has
+    Place((2, 3), 1, (0, 1, 2), 5, False, torch.float32),
+    Place((2, 2, 3), 1, (0, 1, 2, 3), 0, True, torch.float32),  # three dimensions that do not merge
+    Place((2, 2, 3), 3, (2, 0, 1, 3), 5, True, torch.float32),
+    Place((2, 1, 2, 2, 2), 2, (3, 0, 5, 1, 2, 4), 0, True, torch.float32),  # four: rows are copied first
+]
 
 
 def normal(seed: int, shape: tuple[int, ...], spread: float) -> np.ndarray:
@@ -102,41 +119,7 @@ def check_softmax(backend, x: np.ndarray, tree: WordTree, place: Place) -> torch
     return got
 
 
-@pytest.mark.usefixtures("tiles")
-@equivalence(
-    examples=150,
-    tree=trees(),
-    place=places(),
-    seed=st.integers(0, 2**32 - 1),
-    spread=st.sampled_from([0.0, 1.0, 30.0]),
-)
-def test_softmax(backend, tree, place, seed, spread):
-    p = check_softmax(backend, normal(seed, place.shape(tree), spread), tree, place)
-    sums = group_sums(p.double().cpu().numpy(), tree, place.dim)
-    # at most five roundings of numbers below 1, each by half an eps
-    np.testing.assert_allclose(sums, 1, atol=2.5 * torch.finfo(place.dtype).eps)
-
-
-@pytest.mark.usefixtures("tiles")
-@equivalence(
-    examples=100,
-    tree=trees(),
-    place=places(),
-    seed=st.integers(0, 2**32 - 1),
-    rare=st.lists(st.sampled_from([np.inf, -np.inf, np.nan, 1e4, -1e4]), min_size=1, max_size=3),
-)
-def test_softmax_of_extremes(backend, tree, place, seed, rare):
-    """An infinity or a NaN spoils its group as in the oracle, and no other."""
-    x = normal(seed, place.shape(tree), 1.0)
-    rng = np.random.default_rng(seed)
-    for value in rare:
-        x[rng.random(x.shape) < 0.3] = value
-    check_softmax(backend, x, tree, place)
-
-
-@pytest.mark.usefixtures("tiles")
-@equivalence(examples=100, tree=trees(), place=places(), other=st.booleans(), seed=st.integers(0, 2**32 - 1))
-def test_softmax_gradient(backend, tree, place, other, seed):
+def check_gradient(backend, tree: WordTree, place: Place, other: bool, seed: int) -> None:
     shape = place.shape(tree)
     scores = place.tensor(backend, normal(seed, shape, 2.0)).detach().requires_grad_()
     g = place.tensor(backend, normal(seed + 1, shape, 1.0))
@@ -151,15 +134,7 @@ def test_softmax_gradient(backend, tree, place, other, seed):
     assert got.dtype == scores.dtype
 
 
-@pytest.mark.usefixtures("tiles")
-@equivalence(
-    examples=150,
-    tree=trees(),
-    place=places(),
-    seed=st.integers(0, 2**32 - 1),
-    powers=st.booleans(),
-)
-def test_absolute_probability(backend, tree, place, seed, powers):
+def check_absolute(backend, tree: WordTree, place: Place, seed: int, powers: bool) -> None:
     """Bit for bit: factors are multiplied in one order everywhere."""
     rng = np.random.default_rng(seed)
     x = 2.0 ** -rng.integers(0, 3, place.shape(tree)) if powers else rng.random(place.shape(tree))
@@ -175,6 +150,66 @@ def test_absolute_probability(backend, tree, place, seed, powers):
     if powers:  # nothing to round, in no precision
         equal(got.double(), exact)
     assert got.dtype == conditional.dtype and got.stride() == torch.empty_like(conditional).stride()
+
+
+@pytest.mark.usefixtures("tiles")
+@equivalence(
+    examples=120,
+    tree=trees(),
+    place=places(),
+    seed=st.integers(0, 2**32 - 1),
+    spread=st.sampled_from([0.0, 1.0, 30.0]),
+)
+def test_softmax(backend, tree, place, seed, spread):
+    p = check_softmax(backend, normal(seed, place.shape(tree), spread), tree, place)
+    sums = group_sums(p.double().cpu().numpy(), tree, place.dim)
+    # at most five roundings of numbers below 1, each by half an eps
+    np.testing.assert_allclose(sums, 1, atol=2.5 * torch.finfo(place.dtype).eps)
+
+
+@pytest.mark.usefixtures("tiles")
+@equivalence(
+    examples=120,
+    tree=trees(),
+    place=places(),
+    seed=st.integers(0, 2**32 - 1),
+    rare=st.lists(st.sampled_from([np.inf, -np.inf, np.nan, 1e4, -1e4]), min_size=1, max_size=3),
+)
+def test_softmax_of_extremes(backend, tree, place, seed, rare):
+    """An infinity or a NaN spoils its group as in the oracle, and no other."""
+    x = normal(seed, place.shape(tree), 1.0)
+    rng = np.random.default_rng(seed)
+    for value in rare:
+        x[rng.random(x.shape) < 0.3] = value
+    check_softmax(backend, x, tree, place)
+
+
+@pytest.mark.usefixtures("tiles")
+@equivalence(examples=80, tree=trees(), place=places(), other=st.booleans(), seed=st.integers(0, 2**32 - 1))
+def test_softmax_gradient(backend, tree, place, other, seed):
+    check_gradient(backend, tree, place, other, seed)
+
+
+@pytest.mark.usefixtures("tiles")
+@equivalence(
+    examples=120,
+    tree=trees(),
+    place=places(),
+    seed=st.integers(0, 2**32 - 1),
+    powers=st.booleans(),
+)
+def test_absolute_probability(backend, tree, place, seed, powers):
+    check_absolute(backend, tree, place, seed, powers)
+
+
+@each_backend
+@pytest.mark.usefixtures("tiles")
+@pytest.mark.parametrize("place", AWKWARD, ids=lambda p: f"{p.rows} {p.order}")
+def test_awkward_layouts(backend, place):
+    with backend:
+        check_softmax(backend, normal(0, place.shape(WIDE), 2.0), WIDE, place)
+        check_gradient(backend, WIDE, place, True, 1)
+        check_absolute(backend, WIDE, place, 2, False)
 
 
 @equivalence(examples=100, tree=trees(), seed=st.integers(0, 2**32 - 1), absolute=st.booleans())
@@ -196,7 +231,9 @@ def test_golden(backend, name):
     """Darknet's numbers, of YOLO9000's own 9418 nodes too, in rows of nodes and in rows of boxes."""
     case = next(c for c in cases() if c.group == "tree" and c.name == name)
     tree, conditional = golden_tree(case.config["tree"]), case["scores"]
-    rows, columns = (Place((len(conditional),), 1, order, 0, torch.float32) for order in ((0, 1), (1, 0)))
+    rows, columns = (
+        Place((len(conditional),), 1, order, 0, False, torch.float32) for order in ((0, 1), (1, 0))
+    )
     with backend:
         for place in (rows, columns):
             x = place.tensor(backend, conditional)
@@ -224,7 +261,7 @@ def test_no_rows(backend):
 @each_backend
 @pytest.mark.parametrize("order", [(0, 1, 2, 3, 4), (0, 3, 4, 1, 2)], ids=["nchw", "channels_last"])
 def test_operators_are_well_formed(backend, order):
-    place = Place((1, 2, 2, 3), 2, order, 5, torch.float32)
+    place = Place((1, 2, 2, 3), 2, order, 5, False, torch.float32)
     with backend:
         x, g = (place.tensor(backend, normal(seed, place.shape(TREE), 1.0)) for seed in (1, 2))
         arguments = (TREE.structure, 2)
@@ -259,16 +296,16 @@ def test_it_compiles_and_exports_in_one_piece(backend):
 
 @each_kernel_backend
 def test_small_tiles_reach_every_path(backend, tiles):
-    """The tests above see groups of several tiles, and more groups and rows than a program takes."""
+    """The tests above see groups of several tiles, and fewer groups and rows than a program takes."""
     from fast import _launch
 
     if tiles == "tuned":
         pytest.skip("about the small tiles")
     with _launch.recording() as launches:
-        fast.wordtree.tree_softmax(torch.zeros(3, 10), TREE)
-        fast.wordtree.tree_softmax(torch.zeros(10, 5), TREE, 0)
-    assert [(x.constants["WIDTH"], x.constants["WIDER"]) for x in launches] == [(2, True)] * 2
-    assert [(x.constants["GROUPS"], x.constants["ROWS"]) for x in launches] == [(2, 1), (1, 2)]
+        fast.wordtree.tree_softmax(torch.zeros(3, 22), WIDE)
+        fast.wordtree.tree_softmax(torch.zeros(22, 3), WIDE, 0)
+    tiles = [tuple(x.constants[name] for name in ("WIDTH", "WIDER", "GROUPS", "ROWS")) for x in launches]
+    assert tiles == [(2, False, 2, 1), (4, True, 2, 1), (2, False, 1, 2), (4, True, 1, 2)]
 
 
 def test_softmax_is_differentiable_in_double():
