@@ -56,8 +56,7 @@ class Job:
     kernel: str
     case: str  # the first case of every_kernel that launches it
     target: str
-    warps: int
-    alone: bool
+    flags: dict[str, Any]  # Triton's options
     signature: dict[str, str]
     constexprs: dict[tuple[int, ...], Any]
     attrs: dict[tuple[int, ...], Any]
@@ -127,9 +126,12 @@ def record(only: str = "", targets: Iterable[str] = tuple(TARGETS)) -> list[Job]
         with _launch.recording() as launches, suppress(IndexError, RuntimeError):
             call()
         for kernel, args, warps, alone, constants in launches:
-            # what JITFunction.run passes on, see fast._launch.launch
-            options = {"num_warps": warps, "enable_fp_fusion": False, "debug": False, **constants}
             for target, backend in backends.items():
+                # what JITFunction.run passes on, see fast._launch.launch
+                flags = {"num_warps": warps, "enable_fp_fusion": False, "debug": False}
+                if alone and TARGETS[target].backend == "cuda":
+                    flags["maxnreg"] = _launch.all_registers(warps)
+                options = flags | constants
                 if (kernel, target) not in binders:
                     binders[kernel, target] = create_function_from_signature(
                         kernel.signature, kernel.params, backend
@@ -140,7 +142,7 @@ def record(only: str = "", targets: Iterable[str] = tuple(TARGETS)) -> list[Job]
                 )
                 function = kernel.fn
                 names = function.__module__, function.__name__
-                job = Job(*names, case, target, warps, alone, signature, constexprs, attrs, constants)
+                job = Job(*names, case, target, flags, signature, constexprs, attrs, constants)
                 if job.key in jobs or (target != FIRST and job.form in forms):
                     continue
                 jobs[job.key] = job
@@ -154,17 +156,12 @@ def build(job: Job) -> Report:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, make_backend
 
-    from fast._launch import all_registers
-
     report = Report(job.kernel, job.case, job.constants, job.target, job.flags["num_warps"])
     start = time.perf_counter()
     try:
         kernel = getattr(import_module(job.module), job.kernel)
         target = GPUTarget(*TARGETS[job.target][:3])
-        given = {"num_warps": job.warps, "enable_fp_fusion": False, "debug": False}
-        if job.alone and target.backend == "cuda":
-            given["maxnreg"] = all_registers(job.warps)
-        options = make_backend(target).parse_options(given)
+        options = make_backend(target).parse_options(dict(job.flags))
         source = ASTSource(kernel, job.signature, job.constexprs, job.attrs)
         built = triton.compile(source, target=target, options=options.__dict__)
         read = cuda_resources if target.backend == "cuda" else hip_resources

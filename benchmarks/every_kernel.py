@@ -13,24 +13,30 @@ allows.
 import argparse
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from benchmarks.inputs import word_tree
+from benchmarks.inputs import COCO, VOC, trained_head, word_tree
 from fast import _launch
+from fast.decode import decode, decode_candidates
+from fast.detect import detect
 from fast.letterbox import letterbox_packed, pack
+from fast.nms import batched_nms, multi_label_nms
 from fast.reorg import reorg, reorg_grad
 from fast.wordtree import absolute_probability, tree_softmax
-from reference.region import WordTree
+from reference.region import Region, WordTree
 
 Case = tuple[str, Callable[[], object]]
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
 FORMS = [f"{dtype} {layout}" for dtype in DTYPES for layout in LAYOUTS]
+#: where variants multiply: the form that needs most registers, and one that the networks run in
+FEW_FORMS = ["fp32 nchw", "bf16 nhwc"]
 
 
 def shaped(x: Tensor, form: str, device: str) -> Tensor:
@@ -49,6 +55,79 @@ def reorg_cases(device: str) -> Iterator[Case]:
                 at = f"reorg {order} {shape[1]}x{shape[2]}x{shape[3]} {form}"
                 yield at, partial(reorg, x, 2, order)
                 yield f"{at} gradient", partial(reorg_grad, reorg(x, 2, order), 2, order)
+
+
+REGIONS = {
+    "voc": VOC,
+    "coco": COCO,
+    "200 classes": replace(VOC, classes=200),  # more than one tile of classes
+    "logistic": replace(VOC, class_activation="logistic"),
+    "200 logistic": replace(VOC, classes=200, class_activation="logistic"),
+    "background": replace(VOC, background=True),
+    "200 background": replace(VOC, classes=200, background=True),
+    "tree": replace(VOC, classes=150, class_activation="tree", tree=word_tree(150, 20)),
+}
+
+
+def heads(
+    device: str, names: Iterable[str] = REGIONS, side: int = 13
+) -> Iterator[tuple[str, Tensor, Region]]:
+    """(name, raw head, region): YOLOv2-VOC at 416 in every form, all else in few."""
+    for name in names:
+        region = REGIONS[name]
+        head = trained_head(2, region, side)
+        for form in FORMS if name == "voc" and side == 13 else FEW_FORMS:
+            yield f"{name} {side}x{side} {form}", shaped(head, form, device), region
+
+
+def decode_cases(device: str) -> Iterator[Case]:
+    """Dense and compacted, every activation."""
+    for name, head, region in heads(device):
+        yield f"decode {name}", partial(decode, head, region)
+        yield f"candidates {name}", partial(decode_candidates, head, region, 0.25, 300)
+    small = shaped(trained_head(1, VOC, 5), "fp32 nchw", device)
+    yield "candidates voc 5x5", partial(decode_candidates, small, VOC, 0.25, 300)
+
+
+def detect_cases(device: str) -> Iterator[Case]:
+    """Detection in one launch, evaluation in three, images that no program can hold."""
+    for name, head, region in heads(device):
+        yield f"detect {name}", partial(detect, head, region)
+        yield f"detect one label {name}", partial(detect, head, region, multi_label=False)
+        yield f"evaluate {name}", partial(detect, head, region, 0.005)
+    for name, head, region in heads(device, ("voc", "logistic")):
+        yield f"detect agnostic {name}", partial(detect, head, region, class_agnostic=True)
+        at = f"detect agnostic one label {name}"
+        yield at, partial(detect, head, region, multi_label=False, class_agnostic=True)
+    activations = ("voc", "logistic", "background", "tree")
+    for side, max_det, names in (
+        (19, 100, activations),
+        (19, 300, activations),
+        (19, 1024, ("voc",)),
+        (5, 10, ("voc",)),
+    ):
+        for name, head, region in heads(device, names, side):
+            at = f"{name} max_det {max_det}"
+            yield f"detect {at}", partial(detect, head, region, max_det=max_det)
+            yield f"detect one label {at}", partial(detect, head, region, multi_label=False, max_det=max_det)
+    for name, head, region in heads(device, ("voc",), 26):
+        yield f"detect {name}", partial(detect, head, region)
+        yield f"detect one label {name}", partial(detect, head, region, multi_label=False)
+
+
+def nms_cases(device: str) -> Iterator[Case]:
+    """Boxes of one and of many classes, from one program an image to the packed overlaps."""
+    for boxes, max_det in ((100, 100), (845, 100), (1805, 300), (3000, 1024), (5000, 100), (16384, 300)):
+        g = torch.Generator().manual_seed(boxes)
+        box = torch.rand(1, boxes, 4, generator=g).to(device) * 0.3
+        score = torch.rand(1, boxes, generator=g).to(device)
+        label = torch.randint(0, 20, (1, boxes), generator=g).to(device)
+        at = f"{boxes} boxes max_det {max_det}"
+        yield f"nms {at}", partial(batched_nms, box, score, 0.45, max_det)
+        yield f"nms classes {at}", partial(batched_nms, box, score, 0.45, max_det, label)
+        if boxes <= 1805:
+            scores = torch.rand(1, boxes, 20, generator=g).pow(8).to(device)
+            yield f"nms labels {at}", partial(multi_label_nms, box, scores, 0.45, max_det, 0.005)
 
 
 def letterbox_cases(device: str) -> Iterator[Case]:
@@ -83,7 +162,7 @@ def _gradient(scores: Tensor, tree: WordTree, dim: int) -> Tensor:
     return torch.autograd.grad(tree_softmax(scores, tree, dim).square().sum(), scores)[0]
 
 
-FAMILIES = (reorg_cases, letterbox_cases, tree_cases)
+FAMILIES = (reorg_cases, decode_cases, detect_cases, nms_cases, letterbox_cases, tree_cases)
 
 
 def cases(device: str) -> Iterator[Case]:
