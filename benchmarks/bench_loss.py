@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks.inputs import COCO, VOC, head_in, trained_head, truths
-from benchmarks.peers import COPIES
+from benchmarks.peers import COPIES, autograd_loss
 from benchmarks.timing import CUDA, DEVICE, OURS, Race, nbytes
 from fast.loss import region_loss
 from reference.loss import region_loss_grad
@@ -45,11 +45,15 @@ def test_loss_and_gradient(benchmark, data, batch, when, form):
     def ours(pred):
         return region_loss(pred, truth, region, seen).total
 
-    target = "100x torch eager, 10x torch.compile" if batch == 64 else ""
+    def autograd(pred):
+        return autograd_loss(pred, truth, region, seen)
+
+    target = "100x torch autograd, 10x torch.compile" if batch == 64 else ""
     race = Race("region loss and gradient", f"{data} 13x13, B{batch}, {when}, {form}", batch, check, target)
     race.ours(lambda: step(ours), torch_graph=COPIES)
+    race.peer("torch autograd", lambda: step(autograd), COPIES)
     if CUDA or when == "prior":
-        race.compiled(ours, pred, through=step)
+        race.compiled(autograd, pred, through=step)
     if not CUDA and when == "late":
         race.peer("oracle", lambda: torch.from_numpy(region_loss_grad(numbers, truth_np, region, seen)))
     rows = nbytes(pred) // (5 + region.classes) * 5

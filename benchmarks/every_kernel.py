@@ -20,11 +20,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks.inputs import COCO, VOC, trained_head, word_tree
+from benchmarks.inputs import COCO, VOC, trained_head, truths, word_tree
 from fast import _launch
 from fast.decode import decode, decode_candidates
 from fast.detect import detect
 from fast.letterbox import letterbox_packed, pack
+from fast.loss import region_loss
 from fast.nms import batched_nms, multi_label_nms
 from fast.reorg import reorg, reorg_grad
 from fast.wordtree import absolute_probability, tree_softmax
@@ -162,7 +163,42 @@ def _gradient(scores: Tensor, tree: WordTree, dim: int) -> Tensor:
     return torch.autograd.grad(tree_softmax(scores, tree, dim).square().sum(), scores)[0]
 
 
-FAMILIES = (reorg_cases, decode_cases, detect_cases, nms_cases, letterbox_cases, tree_cases)
+def loss_cases(device: str) -> Iterator[Case]:
+    """Loss and gradient: every activation, both class losses, ways to match and to map, lists of truths."""
+    settings = {
+        **REGIONS,
+        "squared": replace(VOC, class_loss="squared_error"),
+        "squared logistic": replace(REGIONS["logistic"], class_loss="squared_error"),
+        "squared background": replace(REGIONS["background"], class_loss="squared_error"),
+        "squared tree": replace(REGIONS["tree"], class_loss="squared_error"),
+        "matched by predictions": replace(VOC, bias_match=False),
+        "tree matched by predictions": replace(REGIONS["tree"], bias_match=False),
+        "mapped": replace(VOC, class_map=tuple(range(20))),
+        "mapped tree": replace(REGIONS["tree"], class_map=tuple(range(20))),
+    }
+    for name, region in settings.items():
+        head = trained_head(2, region)
+        truth = truths(2, 20).to(device)
+        if region.tree is not None:
+            truth[1, 0, :2], truth[1, 1:] = 200_000.0, 0.0  # the second image has a class and no box
+        for form in FORMS if name == "voc" else FEW_FORMS:
+            yield f"loss {name} {form}", partial(_loss, shaped(head, form, device), truth, region)
+    head = shaped(trained_head(2, VOC, 5), "fp32 nchw", device)
+    for rows in (1, 50, 200):
+        yield f"loss {rows} truths", partial(_loss, head, truths(2, 20, rows, rows).to(device), VOC)
+    logistic = REGIONS["logistic"]
+    yield "loss logistic 50 truths", partial(_loss, head, truths(2, 20, 50, 50).to(device), logistic)
+
+
+def _loss(pred: Tensor, truth: Tensor, region: Region) -> Tensor:
+    pred = pred.detach().requires_grad_()
+    loss = region_loss(pred, truth, region, 1)
+    # the total alone, and terms weighted by hand
+    (grad,) = torch.autograd.grad(loss.total, pred, retain_graph=True)
+    return grad + torch.autograd.grad(loss.xy + 2 * loss.classification, pred)[0]
+
+
+FAMILIES = (reorg_cases, decode_cases, detect_cases, nms_cases, letterbox_cases, tree_cases, loss_cases)
 
 
 def cases(device: str) -> Iterator[Case]:

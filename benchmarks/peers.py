@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fast.decode import decode
+from fast.assign import match, read_truths
+from fast.decode import decode, decode_boxes, split_head
 from reference.region import Region
 
 #: why no CUDA graph can hold an operation
@@ -50,3 +51,35 @@ def interpolate_each(
             0
         ]
     return out
+
+
+def autograd_loss(pred: Tensor, truth: Tensor, region: Region, seen: int) -> Tensor:
+    """The region loss of a plain softmax head as one writes it in torch: vectorised, backward by autograd."""
+    head = split_head(pred.float(), region)  # (B, A, 5+C, H, W)
+    B, _, _, H, W = head.shape
+    truths = read_truths(truth.to(head.dtype), region)
+    with torch.no_grad():
+        assignment, matches = match(decode_boxes(head, region), truths, region)
+    responsible, wins = assignment.index >= 0, matches.wins
+    image = torch.arange(B, device=pred.device)[:, None]
+    anchor = matches.slot // (H * W)
+    chosen = head[image, anchor, :, matches.slot // W % H, matches.slot % W]  # (B, T, 5+C)
+
+    size, wanted = head.new_tensor([W, H]), truths.boxes.where(wins[..., None], 1)
+    place = wanted[..., :2] * size
+    shape = (wanted[..., 2:] * size / head.new_tensor(region.anchors)[anchor]).log()
+    off = torch.cat([chosen[..., :2].sigmoid() - (place - place.trunc()), chosen[..., 2:4] - shape], -1)
+    weight = region.coord_scale * (2 - wanted[..., 2] * wanted[..., 3])
+    coordinates = (weight[..., None] * off.square()).where(wins[..., None], 0).sum() / 2
+
+    p_o = head[:, :, 4].sigmoid()
+    miss = (p_o.flatten(1).gather(1, matches.slot) - matches.iou).square().where(wins, 0).sum()
+    noise = p_o.square().where(~responsible & ~assignment.ignore, 0).sum()
+    objectness = (region.object_scale * miss + region.noobject_scale * noise) / 2
+    label = truths.label[..., None]
+    classes = region.class_scale * -chosen[..., 5:].log_softmax(-1).gather(-1, label)[..., 0]
+    total = coordinates + objectness + classes.where(wins, 0).sum()
+    if seen < region.prior_images:
+        offset = (head[:, :, :2].sigmoid() - 0.5).square().sum(2) + head[:, :, 2:4].square().sum(2)
+        total = total + region.prior_scale / 2 * offset.where(~responsible, 0).sum()
+    return total
