@@ -107,6 +107,12 @@ def empty(shape: Sequence[int], like: Tensor, dtype: torch.dtype | None = None) 
     return empty_strided(shape, strides[::-1], like, dtype)
 
 
+def layout(x: Tensor) -> torch.memory_format:
+    """The memory format that results shaped like `x` (B, C, H, W) get."""
+    last = x.stride(1) == 1 and x.shape[1] > 1
+    return torch.channels_last if last else torch.contiguous_format
+
+
 def all_registers(warps: int) -> int:
     """Registers that a thread can have at most, of the 65,536 of an NVIDIA multiprocessor."""
     return min(255, 65536 // (32 * warps))
@@ -133,8 +139,8 @@ def launch(
     warps : int
         Warps a program.
     alone : bool
-        There is not more than a program or two for each multiprocessor, so a thread may use all the registers
-        there are. NVIDIA's assembler otherwise spills a few of them to make room for more programs.
+        A program may have a multiprocessor to itself, and its threads all the registers there are. NVIDIA's
+        assembler otherwise spills a few of them to memory to make room for a second program.
     constants
         The kernel's ``tl.constexpr`` arguments.
     """
@@ -162,3 +168,9 @@ def region_of(settings: str) -> Region:
 def anchor_tensor(settings: str, device: torch.device) -> Tensor:
     """Anchors of a region, float32 (A, 2) in cells, made once per device."""
     return torch.tensor(region_of(settings).anchors, dtype=torch.float32, device=device)
+
+
+@lru_cache(maxsize=64)
+def class_map_tensor(settings: str, device: torch.device) -> Tensor:
+    """The class map of a region that has one, int32, made once per device."""
+    return torch.tensor(region_of(settings).class_map, dtype=torch.int32, device=device)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fast._launch import DTYPES, layout, region_of, use_triton
 from fast.boxes import box_iou_broadcast
 from fast.decode import decode_boxes, split_head
 from reference.region import Region
@@ -50,7 +51,7 @@ def read_truths(truth: Tensor, region: Region) -> Truths:
     ------
     ValueError
         On the CPU, if a class is not one of the head's, a box is empty or its centre lies outside. A GPU
-        would have to be waited for: there such a row has no defined meaning.
+        would have to be waited for: there such a row counts for nothing.
     """
     T = truth.shape[1]
     boxes = truth[..., :4]
@@ -62,16 +63,16 @@ def read_truths(truth: Tensor, region: Region) -> Truths:
     valid = listed & ~only.any(1, keepdim=True)
     given = truth[..., 4].long()
     known = region.classes if region.class_map is None else len(region.class_map)
-    if truth.device.type == "cpu":
-        wrong = valid & ((given < 0) | (given >= known)) | only & ((given < 0) | (given >= region.classes))
-        place, size = boxes[..., :2], boxes[..., 2:]
-        wrong |= valid & ~((place >= 0) & (place < 1) & (size > 0)).all(2)
-        if wrong.any():
-            image, row = divmod(int(wrong.flatten().int().argmax()), T)
-            raise ValueError(
-                f"truth: image {image}, row {row}: in {truth[image, row].tolist()} the class is not one of "
-                f"{known} (head: {region.classes}), or the box is empty or centred outside"
-            )
+    wrong = valid & ((given < 0) | (given >= known)) | only & ((given < 0) | (given >= region.classes))
+    place, size = boxes[..., :2], boxes[..., 2:]
+    wrong |= valid & ~((place >= 0) & (place < 1) & (size > 0)).all(2)
+    valid, only = valid & ~wrong, only & ~wrong
+    if truth.device.type == "cpu" and wrong.any():
+        image, row = divmod(int(wrong.flatten().int().argmax()), T)
+        raise ValueError(
+            f"truth: image {image}, row {row}: in {truth[image, row].tolist()} the class is not one of "
+            f"{known} (head: {region.classes}), or the box is empty or centred outside"
+        )
     label = given.clamp(0, known - 1)
     if region.class_map is not None:
         label = torch.where(only, given, torch.tensor(region.class_map, device=truth.device)[label])
@@ -116,7 +117,6 @@ def match(boxes: Tensor, truths: Truths, region: Region) -> tuple[Assignment, Ma
     return Assignment(index.int().view(B, A, H, W), ignore), matches
 
 
-@torch.no_grad()
 def assign_targets(pred: Tensor, truth: Tensor, region: Region) -> Assignment:
     """Assign truths to predictions as Darknet's region layer does.
 
@@ -140,5 +140,28 @@ def assign_targets(pred: Tensor, truth: Tensor, region: Region) -> Assignment:
     ValueError
         If the channels do not fit the region, and as `read_truths`.
     """
+    split_head(pred, region)
+    slots = _assign_targets(pred, truth, region.settings)
+    return Assignment(slots >> 1, (slots & 1).bool())
+
+
+@torch.library.custom_op("yolov2::assign_targets", mutates_args=())
+def _assign_targets(pred: Tensor, truth: Tensor, settings: str) -> Tensor:
+    """Slots (B, A, H, W) int32: 2 * row of the truth (-1: none) + whether the prediction is excused."""
+    region = region_of(settings)
+    if use_triton(pred) and pred.dtype in DTYPES:
+        from fast.kernels import loss as kernels
+
+        if kernels.fits(truth, region):  # the assignment falls out of the loss
+            last = layout(pred) == torch.channels_last
+            return kernels.region_loss(pred, truth, region, False, torch.float32, last)[2]
+    pred = pred if pred.dtype == torch.float64 else pred.float()
     boxes = decode_boxes(split_head(pred, region), region)
-    return match(boxes, read_truths(truth.to(boxes.dtype), region), region)[0]
+    assignment, _ = match(boxes, read_truths(truth.to(boxes.dtype), region), region)
+    return 2 * assignment.index + assignment.ignore.int()
+
+
+@_assign_targets.register_fake
+def _(pred, truth, settings):
+    B, _, H, W = pred.shape
+    return pred.new_empty((B, len(region_of(settings).anchors), H, W), dtype=torch.int32)

@@ -1,4 +1,4 @@
-"""The region loss: assignment and every term vectorised, differentiable by autograd (SPEC 3-7)."""
+"""The region loss: assignment, every term and its gradient in closed form (SPEC 3-7)."""
 
 from typing import NamedTuple
 
@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fast._launch import DTYPES, layout, region_of, use_triton
 from fast.assign import Matches, Truths, match, read_truths
 from fast.decode import class_probabilities, decode_boxes, split_head
-from fast.wordtree import absolute_probability, tree_log_softmax, tree_softmax, tree_tensors
+from fast.wordtree import tree_log_softmax, tree_tensors
 from reference.region import Region, WordTree
 
 
@@ -30,7 +31,7 @@ def region_loss(pred: Tensor, truth: Tensor, region: Region, seen: int) -> Regio
     Parameters
     ----------
     pred : Tensor (B, A*(5+C), H, W)
-        Raw predictions. float16 and bfloat16 are computed in float32.
+        Raw predictions, any strides. float16 and bfloat16 are computed in float32.
     truth : Tensor (B, T, 5)
         Rows x, y, w, h, class; fractions of the input. The first row with x == 0 ends an image's list. On
         a tree, a row with x and y above 100000 makes its image classification-only (SPEC 6).
@@ -42,113 +43,219 @@ def region_loss(pred: Tensor, truth: Tensor, region: Region, seen: int) -> Regio
     Returns
     -------
     RegionLoss
-        SUMS over the batch: divide by B for the loss that Darknet's optimiser descends. The assignment,
-        the ignore mask and the IoU used as objectness target are constants to autograd. With
-        ``region.background`` the gradient is Darknet's, which is not the derivative of the value.
+        SUMS over the batch: divide by B for the loss that Darknet's optimiser descends; float64 for float64,
+        otherwise float32. Every term has its gradient: each entry of d loss / d pred belongs to one of them.
+        The assignment, the ignore mask and the IoU used as objectness target are constants. With
+        ``region.background`` the gradient is Darknet's, which is not the derivative of the value. NaN and
+        infinite logits make the terms they enter NaN or infinite, and no gradient but their own slot's.
 
     Raises
     ------
     ValueError
-        If the channels do not fit the region.
+        If the channels do not fit the region; on the CPU also if a truth is impossible, see
+        `fast.assign.read_truths`. On a GPU, which would have to be waited for, such a row counts for nothing.
+
+    Notes
+    -----
+    The forward pass computes the gradient, the backward pass scales it. Nothing is accumulated in an order
+    that changes: the same input gives the same bits. Derivatives of the gradient do not exist.
     """
-    if pred.dtype in (torch.float16, torch.bfloat16):
-        pred = pred.float()
-    head = split_head(pred, region)
+    split_head(pred, region)
+    if truth.ndim != 3 or truth.shape[0] != len(pred) or truth.shape[2] != 5:
+        raise ValueError(f"truth: shape {tuple(truth.shape)}, needs ({len(pred)}, T, 5)")
+    terms, _, _ = _region_loss(pred, truth, region.settings, seen < region.prior_images)
+    return RegionLoss(*terms.unbind())
+
+
+def _precision(x: Tensor) -> torch.dtype:
+    """What is computed in."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _kept_precision(x: Tensor) -> torch.dtype:
+    """What the gradient is kept in until the backward pass; unscaled, it would vanish in float16."""
+    return torch.float32 if x.dtype == torch.float16 else x.dtype
+
+
+@torch.library.custom_op("yolov2::region_loss", mutates_args=())
+def _region_loss(pred: Tensor, truth: Tensor, settings: str, prior: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Terms (7,), d total / d pred, and slots (B, A, H, W) int32.
+
+    A slot holds 2 * row of its truth (-1: none) + whether the prediction is excused from "nothing here".
+    """
+    region, kept = region_of(settings), _kept_precision(pred)
+    if use_triton(pred) and pred.dtype in DTYPES:
+        from fast.kernels import loss as kernels
+
+        if kernels.fits(truth, region):
+            last = layout(pred) == torch.channels_last
+            return kernels.region_loss(pred, truth, region, prior, kept, last)
+    head = split_head(pred.to(_precision(pred)), region)
+    terms, grad, slots = _loss_and_gradient(head, truth.to(head.dtype), region, prior)
+    grad = grad.flatten(1, 2).to(kept, memory_format=layout(pred))
+    return terms, grad, slots
+
+
+@_region_loss.register_fake
+def _(pred, truth, settings, prior):
+    A = len(region_of(settings).anchors)
+    B, _, H, W = pred.shape
+    return (
+        pred.new_empty(7, dtype=_precision(pred)),
+        torch.empty_like(pred, dtype=_kept_precision(pred), memory_format=layout(pred)),
+        pred.new_empty((B, A, H, W), dtype=torch.int32),
+    )
+
+
+@torch.library.custom_op("yolov2::region_loss_backward", mutates_args=())
+def _scaled(grad: Tensor, slots: Tensor, dterms: Tensor, dtype: torch.dtype, classes: int) -> Tensor:
+    """Every entry of the gradient times what flows into the total and into the term it belongs to."""
+    if use_triton(grad) and grad.dtype in DTYPES:
+        from fast.kernels.loss import backward as kernel
+
+        return kernel(grad, slots, dterms, dtype, classes)
+    total, xy, wh, objectness, noobject, prior, classification = dterms.unbind()
+    responsible = slots >= 0
+    by_term = [(xy, prior), (xy, prior), (wh, prior), (wh, prior), (objectness, noobject)]
+    factors = [torch.where(responsible, total + own, total + other) for own, other in by_term]
+    head = grad.unflatten(1, (-1, 5 + classes))
+    box = head[:, :, :5] * torch.stack(factors, 2)
+    rest = head[:, :, 5:] * (total + classification)
+    return torch.cat([box, rest], 2).flatten(1, 2).to(dtype, memory_format=layout(grad))
+
+
+@_scaled.register_fake
+def _(grad, slots, dterms, dtype, classes):
+    return torch.empty_like(grad, dtype=dtype, memory_format=layout(grad))
+
+
+def _setup(ctx, inputs, output):
+    pred, _, settings, _ = inputs
+    _, grad, slots = output
+    ctx.save_for_backward(grad, slots)
+    ctx.dtype, ctx.classes = pred.dtype, region_of(settings).classes
+
+
+def _backward(ctx, dterms, *_):
+    grad, slots = ctx.saved_tensors
+    return _scaled(grad, slots, dterms, ctx.dtype, ctx.classes), None, None, None
+
+
+_region_loss.register_autograd(_backward, setup_context=_setup)
+
+
+def _loss_and_gradient(
+    head: Tensor, truth: Tensor, region: Region, prior: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The terms, the gradient of their total by the head (B, A, 5+C, H, W), and slots: in torch."""
     B, A, _, H, W = head.shape
-    truths = read_truths(truth.to(head.dtype), region)
-    with torch.no_grad():
-        assignment, matches = match(decode_boxes(head, region), truths, region)
+    truths = read_truths(truth, region)
+    assignment, matches = match(decode_boxes(head, region), truths, region)
     responsible = assignment.index >= 0  # (B, A, H, W)
     quiet = ~responsible & ~assignment.ignore  # slots that must say "nothing here"
     class_slot = matches.slot
     if region.tree is not None:
         # a classification-only image answers at the one place that believes in its class most
-        place = _most_believed(head.detach(), truths, region.tree)  # (B, T), used where truths.only
+        place = _most_believed(head, truths, region.tree)  # (B, T), used where truths.only
         class_slot = torch.where(truths.only, place, class_slot)
-        answers = torch.zeros(B, A * H * W, dtype=torch.int32, device=pred.device)
+        answers = torch.zeros(B, A * H * W, dtype=torch.int32, device=head.device)
         answers.scatter_reduce_(1, place, truths.only.int(), "amax")
         quiet = quiet & (answers == 0).view(B, A, H, W)
+    grad = torch.zeros_like(head)
 
     # rows of the head at the chosen slots, one per truth: (B, T, 5+C)
-    anchor, cell = matches.slot // (H * W), matches.slot % (H * W)
-    image = torch.arange(B, device=pred.device)[:, None]
-    chosen = head[image, anchor, :5, cell // W, cell % W]
-    wins = matches.wins
+    image = torch.arange(B, device=head.device)[:, None]
+    by_slot, by_slot_grad = head.movedim(2, -1), grad.movedim(2, -1)
+    at = (image, matches.slot // (H * W), matches.slot // W % H, matches.slot % W)
+    chosen, wins = by_slot[at], matches.wins
 
     # coordinates: x, y in sigmoid space, w, h in log space
     size, wanted = head.new_tensor([W, H]), truths.boxes.where(wins[..., None], 1)
-    anchors = head.new_tensor(region.anchors)[anchor]  # (B, T, 2), cells
+    anchors = head.new_tensor(region.anchors)[at[1]]  # (B, T, 2), cells
     place_xy = wanted[..., :2] * size
-    target_xy = place_xy - place_xy.trunc()
-    target_wh = (wanted[..., 2:] * size / anchors).log()
     weight = torch.full_like(matches.iou, region.coord_scale)
     if region.box_weight == "2-wh":
         weight = weight * (2 - wanted[..., 2] * wanted[..., 3])
-    weight = torch.where(wins, weight, 0)[..., None]
-    xy = (weight * (chosen[..., :2].sigmoid() - target_xy).square()).sum() / 2
-    wh = (weight * (chosen[..., 2:4] - target_wh).square()).sum() / 2
+    weight = weight[..., None]
+    p_xy = chosen[..., :2].sigmoid()
+    off_xy = p_xy - (place_xy - place_xy.trunc())
+    off_wh = chosen[..., 2:4] - (wanted[..., 2:] * size / anchors).log()
+    xy = (weight * off_xy.square()).where(wins[..., None], 0).sum() / 2
+    wh = (weight * off_wh.square()).where(wins[..., None], 0).sum() / 2
+    rows = [weight * off_xy * p_xy * (1 - p_xy), weight * off_wh]
 
     # objectness
     if region.background:
-        # Darknet passes delta on without a derivative: a straight-through estimate has that gradient
-        joint = head[:, :, 4:].softmax(2)[:, :, 0].detach()
-        p_o = joint + (head[:, :, 4] - head[:, :, 4].detach())
+        p_o = head[:, :, 4:].softmax(2)[:, :, 0]
+        slope = torch.ones_like(p_o)  # Darknet passes the delta of the joint softmax on as it is
         object_target, empty_target = torch.zeros_like(matches.iou), 1.0
     else:
         p_o = head[:, :, 4].sigmoid()
+        slope = p_o * (1 - p_o)
         object_target = matches.iou if region.rescore else torch.ones_like(matches.iou)
         empty_target = 0.0
-    miss = p_o.flatten(1).gather(1, matches.slot) - object_target
+    miss = p_o[at] - object_target
     objectness = region.object_scale / 2 * miss.square().where(wins, 0).sum()
-    noobject = region.noobject_scale / 2 * (empty_target - p_o).square().where(quiet, 0).sum()
+    noise = p_o - empty_target
+    noobject = region.noobject_scale / 2 * noise.square().where(quiet, 0).sum()
+    grad[:, :, 4] = (region.noobject_scale * noise * slope).where(quiet, 0)
+    rows.append((region.object_scale * miss * slope[at])[..., None])
 
     # prior: early in training every unclaimed prediction is pulled to its anchor in the cell's middle
-    prior = head.new_zeros(())
-    if seen < region.prior_images:
-        unclaimed = ~responsible & ~truths.only.any(1)[:, None, None, None]
-        offset = (head[:, :, :2].sigmoid() - 0.5).square().sum(2) + head[:, :, 2:4].square().sum(2)
-        prior = region.prior_scale / 2 * offset.where(unclaimed, 0).sum()
+    prior_term = head.new_zeros(())
+    if prior:
+        unclaimed = (~responsible & ~truths.only.any(1)[:, None, None, None])[:, :, None]
+        p = head[:, :, :2].sigmoid()
+        offset = torch.cat([p - 0.5, head[:, :, 2:4]], 2).where(unclaimed, 0)
+        prior_term = region.prior_scale / 2 * offset.square().sum()
+        grad[:, :, :4] = region.prior_scale * offset
+        grad[:, :, :2] *= (p * (1 - p)).where(unclaimed, 0)
 
-    anchor, cell = class_slot // (H * W), class_slot % (H * W)
-    scores = head[image, anchor, 5:, cell // W, cell % W]  # (B, T, C)
-    rest = head[image, anchor, 4, cell // W, cell % W] if region.background else None
+    class_at = (image, class_slot // (H * W), class_slot // W % H, class_slot % W)
+    raw = by_slot[class_at]
     classes = matches._replace(slot=class_slot, wins=wins | truths.only)
-    classification = region.class_scale * _class_loss(scores, rest, truths, classes, region)
-    total = xy + wh + objectness + noobject + prior + classification
-    return RegionLoss(total, xy, wh, objectness, noobject, prior, classification)
+    class_loss, class_rows = _class_terms(raw, truths, classes, region)
+    classification = region.class_scale * class_loss
+
+    # one truth writes the box part of a slot; the class parts of several (tree) do not meet
+    by_slot_grad[..., :5].index_put_(at, torch.cat(rows, -1).where(wins[..., None], 0), accumulate=True)
+    by_slot_grad[..., 5:].index_put_(class_at, region.class_scale * class_rows, accumulate=True)
+    total = xy + wh + objectness + noobject + prior_term + classification
+    terms = torch.stack([total, xy, wh, objectness, noobject, prior_term, classification])
+    return terms, grad, 2 * assignment.index + assignment.ignore.int()
 
 
-def _class_loss(
-    scores: Tensor, background: Tensor | None, truths: Truths, matches: Matches, region: Region
-) -> Tensor:
-    """Sum of the class terms (SPEC 4, 5) over truths with `scores` (B, T, C) at their slots."""
-    squared = region.class_loss == "squared_error"
+def _class_terms(raw: Tensor, truths: Truths, matches: Matches, region: Region) -> tuple[Tensor, Tensor]:
+    """Sum of the class terms (SPEC 4, 5) over truths with `raw` (B, T, 5+C) at their slots; its gradient.
+
+    The gradient (B, T, C) is 0 in rows that another truth overrules.
+    """
+    scores, squared = raw[..., 5:], region.class_loss == "squared_error"
     if region.tree is not None:
-        return _tree_class_loss(scores, truths, matches.slot, region.tree, squared)
-
-    hot = F.one_hot(truths.label, region.classes).to(scores.dtype)
+        return _tree_class_terms(scores, truths, matches.slot, region.tree, squared)
+    hot = F.one_hot(truths.label, region.classes).to(raw.dtype)
     if region.class_activation == "logistic":
         # several truths of one slot are several labels of one box: the winner's row collects them
         same_slot = (matches.slot[:, :, None] == matches.slot[:, None]) & truths.valid[:, None]
-        hot = (same_slot.to(scores.dtype) @ hot).clamp_(max=1)
-    if squared:
-        if background is not None:
-            probs = torch.cat([background.detach()[..., None], scores], -1).softmax(-1)[..., 1:]
-        else:
-            probs = class_probabilities(scores, region)
-        loss = (probs - hot).square().sum(-1) / 2
-    elif region.class_activation == "logistic":
-        loss = F.binary_cross_entropy_with_logits(scores, hot, reduction="none").sum(-1)
+        hot = (same_slot.to(raw.dtype) @ hot).clamp_(max=1)
+        probs = class_probabilities(scores, region)
+        entropy = F.softplus(torch.where(hot > 0, -scores, scores), threshold=100).sum(-1)
     else:
-        if background is not None:
-            log_probs = torch.cat([background.detach()[..., None], scores], -1).log_softmax(-1)[..., 1:]
-        else:
-            log_probs = scores.log_softmax(-1)
-        loss = -(log_probs * hot).sum(-1)
-    return loss.where(matches.wins, 0).sum()
+        joint = raw[..., 4:].log_softmax(-1)[..., 1:] if region.background else scores.log_softmax(-1)
+        probs = joint.exp()
+        entropy = -joint.gather(-1, truths.label[..., None])[..., 0]
+    off = probs - hot
+    loss = off.square().sum(-1) / 2 if squared else entropy
+    if squared and region.class_activation == "logistic":
+        off = off * probs * (1 - probs)
+    elif squared:
+        off = probs * (off - (off * probs).sum(-1, keepdim=True))
+    return loss.where(matches.wins, 0).sum(), off.where(matches.wins[..., None], 0)
 
 
-def _tree_class_loss(scores: Tensor, truths: Truths, slot: Tensor, tree: WordTree, squared: bool) -> Tensor:
+def _tree_class_terms(
+    scores: Tensor, truths: Truths, slot: Tensor, tree: WordTree, squared: bool
+) -> tuple[Tensor, Tensor]:
     """One softmax per group on the path of each truth; a later truth of a slot takes over shared groups."""
     B, T, C = scores.shape
     tensors = tree_tensors(tree, scores.device)
@@ -164,25 +271,34 @@ def _tree_class_loss(scores: Tensor, truths: Truths, slot: Tensor, tree: WordTre
     same_group = group[:, :, :, None, None] == group[:, None, None]  # (B, T, D, T, D)
     overruled = (same_group & on_path[:, None, None] & rival[:, :, None, :, None]).flatten(3).any(3)
     counts = on_path & ~overruled
-    if squared:
-        probs = tree_softmax(scores, tree)
-        groups = len(tree.group_sizes)
-        energy = scores.new_zeros(B, T, groups)
-        energy = energy.scatter_add(-1, tensors.group_of.expand(B, T, C), probs.square())
-        step = (energy.gather(-1, group) - 2 * probs.gather(-1, node) + 1) / 2
-    else:
-        step = -tree_log_softmax(scores, tree).gather(-1, node)
-    return step.where(counts, 0).sum()
+
+    covered = torch.zeros(B, T, len(tree.group_sizes), dtype=torch.int32, device=scores.device)
+    covered.scatter_reduce_(-1, group, counts.int(), "amax")
+    learns = covered.gather(-1, tensors.group_of.expand(B, T, C)) > 0
+    aims = torch.zeros(B, T, C, dtype=torch.int32, device=scores.device)
+    aims.scatter_reduce_(-1, node, counts.int(), "amax")
+    log_probs = tree_log_softmax(scores, tree)
+    probs = log_probs.exp()
+    off = (probs - aims).where(learns, 0)
+    if not squared:
+        return -log_probs.gather(-1, node).where(counts, 0).sum(), off
+    along = torch.zeros_like(covered, dtype=scores.dtype)
+    along.scatter_add_(-1, tensors.group_of.expand(B, T, C), off * probs)
+    gradient = probs * (off - along.gather(-1, tensors.group_of.expand(B, T, C)))
+    return off.square().sum() / 2, gradient.where(learns, 0)
 
 
 def _most_believed(head: Tensor, truths: Truths, tree: WordTree) -> Tensor:
     """The slot (B, T) where objectness * P(node) is largest, the first on a tie; 0 unless `truths.only`."""
     place = torch.zeros_like(truths.label)
-    images = truths.only.any(1).nonzero()[:, 0]
-    if len(images):
-        head, only = head[images], truths.only[images]
-        absolute = absolute_probability(tree_softmax(head[:, :, 5:], tree, dim=2), tree, dim=2)
-        node = truths.label[images][only]  # one per image
-        belief = head[:, :, 4].sigmoid() * absolute[torch.arange(len(images), device=head.device), :, node]
-        place[images] = torch.where(only, belief.flatten(1).argmax(1, keepdim=True), 0)
+    for image in truths.only.any(1).nonzero()[:, 0].tolist():
+        row = int(truths.only[image].int().argmax())
+        belief = head[image, :, 4].sigmoid()
+        # the groups on the path, not the probabilities of all nodes
+        for node in tree.path(int(truths.label[image, row])):
+            group = tree.group_of[node]
+            start, size = 5 + tree.group_offsets[group], tree.group_sizes[group]
+            members = head[image, :, start : start + size].softmax(1)
+            belief = belief * members[:, 5 + node - start]
+        place[image, row] = belief.flatten().nan_to_num(0).argmax()
     return place

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fast._launch import use_triton
+from fast._launch import layout, use_triton
 from reference.layers import ReorgOrder
 
 
@@ -83,19 +83,14 @@ def _reorg(x: Tensor, s: int, darknet: bool, inverse: bool) -> Tensor:
         moved = x.reshape(B, s, s, D, H // s, W // s).permute(0, 3, 4, 1, 5, 2)
     else:
         moved = x.reshape(B, D, H // s, s, W // s, s).permute(0, 3, 5, 1, 2, 4)
-    out = moved.reshape(B, *shape).contiguous(memory_format=_layout(x))
+    out = moved.reshape(B, *shape).contiguous(memory_format=layout(x))
     # the result of an operator shares no memory with its input; where nothing moves, reshaping does
     return out.clone() if out.data_ptr() == x.data_ptr() else out
 
 
-def _layout(x: Tensor) -> torch.memory_format:
-    last = x.stride(1) == 1 and x.shape[1] > 1
-    return torch.channels_last if last else torch.contiguous_format
-
-
 @_reorg.register_fake
 def _(x, s, darknet, inverse):
-    return x.new_empty((len(x), *_shape(x, s, inverse))).contiguous(memory_format=_layout(x))
+    return x.new_empty((len(x), *_shape(x, s, inverse))).contiguous(memory_format=layout(x))
 
 
 def _setup(ctx, inputs, output):

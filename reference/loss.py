@@ -116,19 +116,26 @@ def _cross_entropy(raw: np.ndarray, y: np.ndarray, region: Region) -> np.ndarray
     """Contribution of every class to the cross entropy, from raw slots (..., 5+C) and targets (..., C)."""
     scores = raw[..., 5:]
     if region.class_activation == "logistic":
-        return np.logaddexp(0, scores) - y * scores  # -y ln p - (1-y) ln(1-p)
+        return np.logaddexp(0, np.where(y == 1, -scores, scores))  # -ln p or -ln(1-p)
     if region.tree is not None:
         groups = np.split(scores, region.tree.group_offsets[1:], axis=-1)
-        return -y * np.concatenate([_log_softmax(group) for group in groups], axis=-1)
-    if region.background:
-        return -y * _log_softmax(raw[..., 4:])[..., 1:]
-    return -y * _log_softmax(scores)
+        log_p = np.concatenate([_log_softmax(group) for group in groups], axis=-1)
+    elif region.background:
+        log_p = _log_softmax(raw[..., 4:])[..., 1:]
+    else:
+        log_p = _log_softmax(scores)
+    return np.where(y == 1, -log_p, 0)
+
+
+def _where_counted(weight: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Values that have a weight; Darknet never touches the others, be they infinite or NaN."""
+    return np.where(weight == 0, 0, values)
 
 
 def loss_against(pred: np.ndarray, targets: Targets, region: Region) -> RegionLoss:
     """The loss of `pred` (B, A*(5+C), H, W) with its targets held constant (SPEC 7.2)."""
     output = by_slot(activate_region(pred, region), region)
-    error = targets.weight * (output - targets.value) ** 2 / 2
+    error = _where_counted(targets.weight, targets.weight * (output - targets.value) ** 2 / 2)
     box, rest = targets.responsible, ~targets.responsible
     xy, wh = error[box][:, :2].sum(), error[box][:, 2:4].sum()
     objectness, noobject = error[box][:, 4].sum(), error[rest][:, 4].sum()
@@ -137,7 +144,8 @@ def loss_against(pred: np.ndarray, targets: Targets, region: Region) -> RegionLo
         classification = error[..., 5:].sum()
     else:
         entropy = _cross_entropy(by_slot(pred, region), targets.value[..., 5:], region)
-        classification = (targets.weight[..., 5:] * entropy).sum()
+        weight = targets.weight[..., 5:]
+        classification = _where_counted(weight, weight * entropy).sum()
     total = xy + wh + objectness + noobject + prior + classification
     return RegionLoss(total, xy, wh, objectness, noobject, prior, classification)
 
@@ -182,7 +190,8 @@ def region_delta(pred: np.ndarray, truth: np.ndarray, region: Region, seen: int)
     """
     targets = region_targets(pred, truth, region, seen)
     output = by_slot(activate_region(pred, region), region)
-    return _to_head(targets.weight * (targets.value - output), pred)
+    delta = _where_counted(targets.weight, targets.weight * (targets.value - output))
+    return _to_head(delta, pred)
 
 
 def region_loss_grad(pred: np.ndarray, truth: np.ndarray, region: Region, seen: int) -> np.ndarray:
@@ -213,7 +222,7 @@ def region_loss_grad(pred: np.ndarray, truth: np.ndarray, region: Region, seen: 
         grad[..., channel] *= output[..., channel] * (1 - output[..., channel])
     if region.class_loss == "squared_error":
         grad[..., 5:] = _through_activation(grad[..., 5:], output[..., 5:], region)
-    return _to_head(grad, pred)
+    return _to_head(_where_counted(targets.weight, grad), pred)
 
 
 def _through_activation(grad: np.ndarray, p: np.ndarray, region: Region) -> np.ndarray:

@@ -255,8 +255,8 @@ MUTATIONS = [
     (
         "delta uphill",
         "loss",
-        "(targets.value - output), pred",
-        "(output - targets.value), pred",
+        "targets.weight * (targets.value - output)",
+        "targets.weight * (output - targets.value)",
         "test_loss.test_delta_of_one_truth_by_hand",
     ),
     (

@@ -17,7 +17,7 @@ EPS = {
 }
 
 
-def close(got: torch.Tensor, oracle: np.ndarray, twin: np.ndarray, k: float) -> None:
+def close(got: torch.Tensor, oracle: np.ndarray, twin: np.ndarray, k: float, scale: float = 0.0) -> None:
     """Fail unless ``|got - oracle| <= 2 max|twin - oracle| + k eps scale``.
 
     Parameters
@@ -30,6 +30,8 @@ def close(got: torch.Tensor, oracle: np.ndarray, twin: np.ndarray, k: float) -> 
         The oracle run in the precision the backend computes in.
     k : float
         Roundings of the largest finite value that are allowed besides; eps is that of `got`'s dtype.
+    scale : float
+        Size of what the values are differences of, if that is larger than the largest of them.
     """
     oracle, twin = np.asarray(oracle, np.float64), np.asarray(twin, np.float64)
     assert tuple(got.shape) == oracle.shape
@@ -39,7 +41,7 @@ def close(got: torch.Tensor, oracle: np.ndarray, twin: np.ndarray, k: float) -> 
     if not finite.any():
         return
     oracle, twin, value = oracle[finite], twin[finite], value[finite]
-    allowed = 2 * np.abs(twin - oracle).max() + k * EPS[got.dtype] * np.abs(oracle).max()
+    allowed = 2 * np.abs(twin - oracle).max() + k * EPS[got.dtype] * max(scale, np.abs(oracle).max())
     off = np.abs(value - oracle)
     worst = np.nan_to_num(off, nan=np.inf).argmax()
     assert off[worst] <= allowed, (
