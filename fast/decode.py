@@ -225,7 +225,7 @@ def _decode_candidates(
     keep = best > 0
     row = keep.cumsum(1) - 1
     row = torch.where(keep & (row < capacity), row, capacity)  # one row too many takes what is left over
-    B = len(pred)
+    B = pred.shape[0]
 
     def compact(values: Tensor, empty: float) -> Tensor:
         rows = values.new_full((B, capacity + 1, *values.shape[2:]), empty)
@@ -239,7 +239,7 @@ def _decode_candidates(
 
 @_decode_candidates.register_fake
 def _(pred, settings, conf, capacity, tree_threshold):
-    B = len(pred)
+    B = pred.shape[0]
     dtype = torch.float64 if pred.dtype == torch.float64 else torch.float32
     return (
         pred.new_empty((B, capacity, 4), dtype=dtype),

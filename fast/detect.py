@@ -129,7 +129,7 @@ def _detect(
 
 @_detect.register_fake
 def _(pred, settings, conf, iou, max_det, *options):
-    B, dtype = len(pred), torch.float64 if pred.dtype == torch.float64 else torch.float32
+    B, dtype = pred.shape[0], torch.float64 if pred.dtype == torch.float64 else torch.float32
     return (
         pred.new_empty((B, max_det, 4), dtype=dtype),
         pred.new_empty((B, max_det), dtype=dtype),

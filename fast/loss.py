@@ -61,8 +61,8 @@ def region_loss(pred: Tensor, truth: Tensor, region: Region, seen: int) -> Regio
     that changes: the same input gives the same bits. Derivatives of the gradient do not exist.
     """
     split_head(pred, region)
-    if truth.ndim != 3 or truth.shape[0] != len(pred) or truth.shape[2] != 5:
-        raise ValueError(f"truth: shape {tuple(truth.shape)}, needs ({len(pred)}, T, 5)")
+    if truth.ndim != 3 or truth.shape[0] != pred.shape[0] or truth.shape[2] != 5:
+        raise ValueError(f"truth: shape {tuple(truth.shape)}, needs ({pred.shape[0]}, T, 5)")
     terms, _, _ = _region_loss(pred, truth, region.settings, seen < region.prior_images)
     return RegionLoss(*terms.unbind())
 

@@ -43,7 +43,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
         Indices of the kept boxes in descending score order. K is data: on a GPU this waits for the device,
         which `batched_nms` does not.
     """
-    index, count = batched_nms(boxes[None], scores[None], iou_threshold, len(boxes), conf=-torch.inf)
+    index, count = batched_nms(boxes[None], scores[None], iou_threshold, boxes.shape[0], conf=-torch.inf)
     return index[0, : int(count)]
 
 
@@ -134,7 +134,7 @@ def multi_label_nms(
 
 def _packed_overlap(boxes: Tensor, iou_threshold: float) -> list[int]:
     """Of each box (N, 4) the boxes it overlaps by more than the threshold, as the bits of one integer."""
-    N = len(boxes)
+    N = boxes.shape[0]
     width = -(-N // 8)
     weights = 2 ** torch.arange(8, dtype=torch.uint8, device=boxes.device)
     rows = []
@@ -170,7 +170,7 @@ def _walk(boxes: Tensor, location: Tensor, group: Tensor, iou_threshold: float, 
 def _batched_nms(
     boxes: Tensor, scores: Tensor, iou_threshold: float, max_det: int, classes: Tensor | None, conf: float
 ) -> tuple[Tensor, Tensor]:
-    B = len(scores)
+    B = scores.shape[0]
     if _kernels(boxes, scores):
         from fast.kernels.nms import batched_nms as kernel
 
@@ -189,7 +189,7 @@ def _batched_nms(
 
 @_batched_nms.register_fake
 def _(boxes, scores, iou_threshold, max_det, classes, conf):
-    B = len(boxes)
+    B = boxes.shape[0]
     return boxes.new_empty((B, max_det), dtype=torch.int64), boxes.new_empty((B,), dtype=torch.int64)
 
 
@@ -223,13 +223,13 @@ def _multi_label_nms(
 
 @_multi_label_nms.register_fake
 def _(boxes, scores, iou_threshold, max_det, conf, class_agnostic):
-    shape = (len(boxes), max_det)
+    shape = (boxes.shape[0], max_det)
     whole = {"dtype": torch.int64}
     return (
         boxes.new_empty(shape, **whole),
         boxes.new_empty(shape, **whole),
         scores.new_empty(shape),
-        boxes.new_empty(len(boxes), **whole),
+        boxes.new_empty(boxes.shape[0], **whole),
     )
 
 

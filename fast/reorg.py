@@ -75,7 +75,7 @@ def _reorg(x: Tensor, s: int, darknet: bool, inverse: bool) -> Tensor:
         from fast.kernels.reorg import reorg as kernel
 
         return kernel(x, shape, s, darknet, inverse)
-    B = len(x)
+    B = x.shape[0]
     D, H, W = shape if inverse else x.shape[1:]  # the side where the blocks are
     if darknet:
         D, H, W = D // (s * s), H * s, W * s
@@ -90,7 +90,7 @@ def _reorg(x: Tensor, s: int, darknet: bool, inverse: bool) -> Tensor:
 
 @_reorg.register_fake
 def _(x, s, darknet, inverse):
-    return x.new_empty((len(x), *_shape(x, s, inverse))).contiguous(memory_format=layout(x))
+    return x.new_empty((x.shape[0], *_shape(x, s, inverse))).contiguous(memory_format=layout(x))
 
 
 def _setup(ctx, inputs, output):

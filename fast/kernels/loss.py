@@ -476,7 +476,7 @@ def region_loss(
         region.ignore_threshold, 1.0 if region.box_weight == "2-wh" else 0.0, int(region.rescore),
         region.prior_scale if prior else 0.0,
         **options, BACKGROUND=region.background, CELLS=cells, CLASSES=classes, TRUTHS=truths,
-        warps=8 if cells * classes >= TILE else 4, alone=cells * classes >= TILE,
+        warps=8 if cells * classes >= TILE else 4, alone=True,
     )  # fmt: skip
     labels, more = sums, 0
     if region.class_activation != "softmax" and T:

@@ -267,3 +267,29 @@ def test_views_and_empty_batches(backend):
             close(leaf.grad, want, want, K)
         none = fast.loss.region_loss(wide[:0], backend.tensor(truth[:0].astype(np.float32)), region, 1)
         assert torch.stack(none).tolist() == [0.0] * 7
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        (0.5, 0.5, 0.2, 0.2, 3),  # there is no class 3
+        (0.5, 0.5, 0.2, 0.2, -1),
+        (1.0, 0.5, 0.2, 0.2, 0),  # centred on the border: belongs to no cell
+        (0.5, -0.1, 0.2, 0.2, 0),
+        (0.5, 0.5, 0.0, 0.2, 0),  # empty
+    ],
+)
+@pytest.mark.parametrize("wing", [reference, fast])
+def test_impossible_truths_are_refused(wing, row):
+    region = Region(((1.0, 1.0),), 3)
+    pred = np.zeros((1, region.channels, 2, 2), np.float32)
+    truth = np.array([[(0.1, 0.1, 0.1, 0.1, 0), row]], np.float32)
+    if wing is fast:
+        pred, truth = torch.from_numpy(pred), torch.from_numpy(truth)
+    with pytest.raises(ValueError, match="image 0, row 1"):
+        wing.loss.region_loss(pred, truth, region, 1)
+
+
+def test_wrong_channels_are_refused():
+    with pytest.raises(ValueError, match="needs"):
+        fast.decode.decode(torch.zeros(1, 7, 2, 2), Region(((1.0, 1.0),), 3))
