@@ -93,6 +93,11 @@ each_backend = pytest.mark.parametrize("backend", BACKENDS, ids=lambda b: b.name
 each_kernel_backend = pytest.mark.parametrize("backend", KERNELS, ids=lambda b: b.name)
 
 
+def kernels_only(value: Any) -> Any:
+    """A parameter of a fixture that torch need not run: `tests.conftest` leaves those tests out."""
+    return pytest.param(value, marks=pytest.mark.kernels)
+
+
 def equivalence(examples: int, backends: list[Backend] = BACKENDS, **strategies):
     """A test of (backend, drawn values), run on every backend with examples of the given strategies."""
 

@@ -25,6 +25,15 @@ settings.load_profile("default")
 torch.set_num_threads(1)  # small tensors: a second thread costs more than it brings
 
 
+def pytest_collection_modifyitems(items):
+    """Branches that only kernels have are no tests of torch."""
+    items[:] = [
+        item
+        for item in items
+        if not item.get_closest_marker("kernels") or item.callspec.params["backend"].kernels
+    ]
+
+
 @pytest.fixture(autouse=True)
 def ctrl_c():
     """SIGINT raises KeyboardInterrupt, also where a shell started pytest in the background, deaf to it."""

@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 
 import fast.decode
 import reference.decode
-from fast._launch import triton_installed
 from reference.region import Region
-from tests.backends import KERNELS, LAYOUTS, each_backend, equivalence
+from tests.backends import LAYOUTS, each_backend, equivalence, kernels_only
 from tests.equivalence import close, equal
 from tests.strategies import predictions, regions
 
@@ -18,10 +17,10 @@ DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 K = 8  # exp, the sum of a softmax and two divisions
 
 
-@pytest.fixture(params=["tuned", "small"])
+@pytest.fixture(params=["tuned", kernels_only("small")])
 def tiles(request, monkeypatch):
     """Tiles as tuned, and so small that tiny heads take several programs and passes over their classes."""
-    if request.param == "small" and triton_installed() and KERNELS:
+    if request.param == "small":
         import fast.kernels.decode as kernels
 
         monkeypatch.setattr(kernels, "CELLS", 2)

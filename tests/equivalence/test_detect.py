@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 import fast.detect
 import reference.decode
 import reference.detect
-from fast._launch import triton_installed
 from reference.boxes import box_iou
 from reference.region import Region
-from tests.backends import KERNELS, LAYOUTS, each_backend, equivalence
+from tests.backends import LAYOUTS, each_backend, equivalence, kernels_only
 from tests.equivalence import close, equal
 from tests.strategies import TREE, cases
 
@@ -23,10 +22,12 @@ K = 8
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 
-@pytest.fixture(params=["one launch", "evaluation", "too many boxes", "too many for all"])
+@pytest.fixture(
+    params=["one launch", *map(kernels_only, ("evaluation", "too many boxes", "too many for all"))]
+)
 def branch(request, monkeypatch):
     """Every way from a head to detections, whatever the threshold and the size would choose."""
-    if not triton_installed() or not KERNELS:
+    if request.param == "one launch":
         return
     import fast.kernels.detect as detect_kernels
     import fast.kernels.nms as nms_kernels

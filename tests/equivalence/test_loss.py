@@ -12,9 +12,8 @@ import fast.assign
 import fast.loss
 import reference.assign
 import reference.loss
-from fast._launch import triton_installed
 from reference.region import Region, WordTree
-from tests.backends import KERNELS, LAYOUTS, each_backend, each_kernel_backend, equivalence
+from tests.backends import LAYOUTS, each_backend, each_kernel_backend, equivalence, kernels_only
 from tests.equivalence import close, equal
 from tests.strategies import TREE, cases, well_posed
 
@@ -23,10 +22,10 @@ DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 TERMS = fast.loss.RegionLoss._fields
 
 
-@pytest.fixture(params=["tuned", "small"])
+@pytest.fixture(params=["tuned", kernels_only("small")])
 def tiles(request, monkeypatch):
     """Tiles as tuned, and so small that tiny heads, lists and class sets take several of them."""
-    if request.param == "small" and triton_installed() and KERNELS:
+    if request.param == "small":
         import fast.kernels.loss as kernels
 
         monkeypatch.setattr(kernels, "CELLS", 2)
@@ -35,10 +34,10 @@ def tiles(request, monkeypatch):
         monkeypatch.setattr(kernels, "ROWS", 2)
 
 
-@pytest.fixture(params=["kernel", "torch"])
+@pytest.fixture(params=["kernel", kernels_only("torch")])
 def list_length(request, monkeypatch):
     """Lists that the kernels compare at once, and longer ones, which go to torch."""
-    if request.param == "torch" and triton_installed() and KERNELS:
+    if request.param == "torch":
         import fast.kernels.loss as kernels
 
         monkeypatch.setattr(kernels, "MAX_TRUTHS", 0)
