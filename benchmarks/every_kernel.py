@@ -93,20 +93,16 @@ def decode_cases(device: str) -> Iterator[Case]:
 def detect_cases(device: str) -> Iterator[Case]:
     """Detection in one launch, evaluation in three, images that no program can hold."""
     for name, head, region in heads(device):
-        yield f"detect {name}", partial(detect, head, region)
-        yield f"detect one label {name}", partial(detect, head, region, multi_label=False)
+        if not name.startswith("200"):  # these differ in nothing that a kernel of detection sees
+            yield f"detect {name}", partial(detect, head, region)
+            yield f"detect one label {name}", partial(detect, head, region, multi_label=False)
         yield f"evaluate {name}", partial(detect, head, region, 0.005)
     for name, head, region in heads(device, ("voc", "logistic")):
         yield f"detect agnostic {name}", partial(detect, head, region, class_agnostic=True)
         at = f"detect agnostic one label {name}"
         yield at, partial(detect, head, region, multi_label=False, class_agnostic=True)
     activations = ("voc", "logistic", "background", "tree")
-    for side, max_det, names in (
-        (19, 100, activations),
-        (19, 300, activations),
-        (19, 1024, ("voc",)),
-        (5, 10, ("voc",)),
-    ):
+    for side, max_det, names in ((19, 100, activations), (19, 1024, ("voc",)), (5, 10, ("voc",))):
         for name, head, region in heads(device, names, side):
             at = f"{name} max_det {max_det}"
             yield f"detect {at}", partial(detect, head, region, max_det=max_det)
@@ -171,17 +167,16 @@ def loss_cases(device: str) -> Iterator[Case]:
         "squared logistic": replace(REGIONS["logistic"], class_loss="squared_error"),
         "squared background": replace(REGIONS["background"], class_loss="squared_error"),
         "squared tree": replace(REGIONS["tree"], class_loss="squared_error"),
-        "matched by predictions": replace(VOC, bias_match=False),
-        "tree matched by predictions": replace(REGIONS["tree"], bias_match=False),
-        "mapped": replace(VOC, class_map=tuple(range(20))),
-        "mapped tree": replace(REGIONS["tree"], class_map=tuple(range(20))),
+        "matched by predictions, mapped": replace(VOC, bias_match=False, class_map=tuple(range(20))),
+        "tree mapped": replace(REGIONS["tree"], class_map=tuple(range(20))),
     }
     for name, region in settings.items():
         head = trained_head(2, region)
         truth = truths(2, 20).to(device)
         if region.tree is not None:
             truth[1, 0, :2], truth[1, 1:] = 200_000.0, 0.0  # the second image has a class and no box
-        for form in FORMS if name == "voc" else FEW_FORMS:
+        forms = FORMS if name == "voc" else FEW_FORMS if name in REGIONS else FEW_FORMS[:1]
+        for form in forms:
             yield f"loss {name} {form}", partial(_loss, shaped(head, form, device), truth, region)
     head = shaped(trained_head(2, VOC, 5), "fp32 nchw", device)
     for rows in (1, 50, 200):

@@ -9,6 +9,7 @@ there is.
 import contextlib
 import gc
 import hashlib
+import os
 import platform
 import shutil
 import statistics
@@ -33,8 +34,8 @@ DEVICE = torch.device("cuda" if CUDA else "cpu")
 BATCHES = (1, 64) if CUDA else (1, 4)
 #: the contender that others are compared with
 OURS = "triton" if CUDA else "torch eager"
-#: as many as torch chose
-THREADS = torch.get_num_threads()
+#: what whole networks get; torch's own number may have been changed by the tests' settings
+THREADS = os.cpu_count() or 1
 
 Call = Callable[[], Any]
 
