@@ -70,10 +70,14 @@ def test_head_to_detections(benchmark, mode, batch, data, form):
         assert result.median(OURS) <= 10_000, "more than 10 ms an image"
 
 
+@pytest.mark.parametrize("threads", sorted({1, THREADS}))
 @pytest.mark.parametrize("model", ["nano", "yolov2-tiny-voc", "yolov2-voc"])
-def test_picture_to_detections(benchmark, model):
-    """One picture of 416 x 416 at a time; the weights are random. Convolutions have work for all threads."""
-    torch.set_num_threads(THREADS)
+def test_picture_to_detections(benchmark, model, threads):
+    """One picture of 416 x 416 at a time; the weights are random.
+
+    Convolutions have work for all threads, but where a core is taken by others, all wait for the last.
+    """
+    torch.set_num_threads(threads)
     preset = PRESETS[model]
     torch.manual_seed(0)
     names = tuple(f"class {i}" for i in range(VOC.classes))
@@ -85,6 +89,6 @@ def test_picture_to_detections(benchmark, model):
     def check(found):
         assert len(found) == 1  # what it finds is proven in tests/; with random weights, rarely something
 
-    race = Race("picture to detections", f"{model}, 416x416, B1, {THREADS} CPU threads", 1, check)
+    race = Race("picture to detections", f"{model}, 416x416, B1, {threads} CPU threads", 1, check)
     race.ours(lambda: list(detector([picture])), "the picture is on the host", WAITS)
     race.run(benchmark, 3 * 416 * 416)

@@ -411,7 +411,7 @@ def environment() -> dict[str, Any]:
     return {
         "device": torch.cuda.get_device_name() if CUDA else _cpu(),
         "driver": driver and driver.splitlines()[0],
-        "threads": f"1, whole networks {THREADS}",
+        "threads": f"1, whole networks also {THREADS}",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
