@@ -174,6 +174,7 @@ def _batched_nms(
     if _kernels(boxes, scores):
         from fast.kernels.nms import batched_nms as kernel
 
+        classes = classes if classes is None else classes.contiguous()
         return kernel(boxes.contiguous(), scores.contiguous(), iou_threshold, max_det, classes, conf)
     index = torch.full((B, max_det), -1, device=boxes.device)
     count = torch.zeros(B, dtype=torch.int64, device=boxes.device)

@@ -109,6 +109,25 @@ def test_nan_and_empty(backend):
         assert pairs.index.tolist() == [[-1] * 3] * 2 and pairs.count.tolist() == [0, 0]
 
 
+@each_backend
+@pytest.mark.usefixtures("branch")
+def test_views(backend):
+    """Arguments with strides of their own: classes transposed or one for all, columns of a wider table."""
+    rng = np.random.default_rng(0)
+    rows = torch.from_numpy((rng.integers(16, 33, (2, 4, 6)) / 32).astype(np.float32))
+    labels = torch.tensor([[0, 1], [0, 0], [1, 1], [0, 2]])
+    with backend:
+        rows, labels = backend.tensor(rows), backend.tensor(labels)
+        for classes in (labels.t(), labels[:1, :1].expand(2, 4)):
+            boxes, scores = rows[..., :4], rows[..., 5]
+            want = reference.nms.batched_nms(
+                boxes.cpu().numpy(), scores.cpu().numpy(), 0.1, 4, classes.cpu().numpy()
+            )
+            got = fast.nms.batched_nms(boxes, scores, 0.1, 4, classes)
+            equal(got.index, want.index)
+            equal(got.count, want.count)
+
+
 @pytest.mark.parametrize("n", [1, 7, 8, 9, 64, 65, 130])
 def test_bits_of_any_number_of_boxes(n):
     """Bytes of eight boxes, parts of 64: the last ones are not lost."""
