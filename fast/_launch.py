@@ -6,15 +6,19 @@ Tensors on a CUDA or ROCm GPU take the kernels, all others the vectorised torch 
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import lru_cache
+from functools import lru_cache, wraps
 from importlib.util import find_spec
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from reference.region import Region
+
+T = TypeVar("T")
 
 Backend = Literal["auto", "torch", "triton"]
 
@@ -164,13 +168,35 @@ def region_of(settings: str) -> Region:
     return Region.from_settings(settings)
 
 
-@lru_cache(maxsize=64)
+def once(make: Callable[..., T]) -> Callable[..., T]:
+    """Keep the tensors that `make` makes of hashable arguments, and make them in a thread of their own.
+
+    Where they are needed first must not matter later, and modes belong to threads: made in inference mode
+    they could not be saved for a backward pass; made while torch.compile warms up for CUDA graphs they would
+    lie in the memory of one graph. A trace has its own, which are no tensors outside it. None is ever
+    dropped: a captured graph goes on reading where they are.
+    """
+    made: dict[tuple, T] = {}
+
+    @wraps(make)
+    def kept(*key: Any) -> T:
+        if torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None:
+            return make(*key)
+        if key not in made:
+            with ThreadPoolExecutor(1) as thread:
+                made[key] = thread.submit(make, *key).result()
+        return made[key]
+
+    return kept
+
+
+@once
 def anchor_tensor(settings: str, device: torch.device) -> Tensor:
     """Anchors of a region, float32 (A, 2) in cells, made once per device."""
     return torch.tensor(region_of(settings).anchors, dtype=torch.float32, device=device)
 
 
-@lru_cache(maxsize=64)
+@once
 def class_map_tensor(settings: str, device: torch.device) -> Tensor:
     """The class map of a region that has one, int32, made once per device."""
     return torch.tensor(region_of(settings).class_map, dtype=torch.int32, device=device)

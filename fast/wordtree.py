@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fast._launch import DTYPES, use_triton
+from fast._launch import DTYPES, once, use_triton
 from reference.region import WordTree
 
 PIECE = 64  # rows turned around at once on a CPU: 2.4 MB of the 9k tree in float32
@@ -29,7 +29,7 @@ def tree_tensors(tree: WordTree, device: torch.device) -> TreeTensors:
     return _tree_tensors(tree.structure, device)
 
 
-@lru_cache(maxsize=64)
+@once
 def _tree_tensors(structure: str, device: torch.device) -> TreeTensors:
     tree = tree_of(structure)
     paths = [tree.path(node) for node in range(len(tree.parents))]
@@ -72,7 +72,7 @@ def tree_table(tree: WordTree, device: torch.device) -> Tensor:
     return _tree_table(tree.structure, device)
 
 
-@lru_cache(maxsize=64)
+@once
 def _tree_table(structure: str, device: torch.device) -> Tensor:
     tree = tree_of(structure)
     first, size = tree.group_offsets, tree.group_sizes
@@ -187,7 +187,7 @@ def _by_size(x: Tensor, structure: str) -> Iterator[tuple[Tensor, Tensor]]:
         yield nodes, x.index_select(0, nodes).unflatten(0, (len(nodes) // size, size)).to(_exact(x))
 
 
-@lru_cache(maxsize=64)
+@once
 def _sizes(structure: str, device: torch.device) -> list[tuple[int, Tensor]]:
     tree = tree_of(structure)
     nodes: dict[int, list[int]] = {}
@@ -196,7 +196,7 @@ def _sizes(structure: str, device: torch.device) -> list[tuple[int, Tensor]]:
     return [(size, torch.tensor(of_size, device=device)) for size, of_size in nodes.items()]
 
 
-@lru_cache(maxsize=64)
+@once
 def _levels(structure: str, device: torch.device) -> list[tuple[Tensor, Tensor]]:
     """Nodes at depth 0, 1, ..., and where among the nodes of the level above each one's parent is."""
     tree = tree_of(structure)

@@ -11,14 +11,12 @@ takes one group of many rows and a thread reduces its own members; where nodes a
 last) it takes many groups of one row, which together are a run of memory with few gaps.
 """
 
-from functools import lru_cache
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from fast._launch import empty_strided, launch
+from fast._launch import empty_strided, launch, once
 from fast.wordtree import tree_of
 
 #: (widest group, elements of a tile), powers of two; groups wider than the last take several of its tiles
@@ -162,7 +160,7 @@ def _absolute_kernel(
         tl.store(out + (start + member) * on, value.to(out.dtype.element_ty), here)
 
 
-@lru_cache(maxsize=64)
+@once
 def _classes(
     structure: str, device: torch.device, tiles: tuple[tuple[int, int], ...]
 ) -> list[tuple[int, int, bool, Tensor]]:
