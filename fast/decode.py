@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fast._launch import DTYPES, region_of, use_triton
+from fast._launch import DTYPES, once, region_of, use_triton
 from fast.wordtree import absolute_probability, descend, tree_softmax
 from reference.region import Region
 
@@ -169,12 +169,18 @@ def class_scores(
     else:
         absolute = absolute_probability(probs, region.tree)
         if detection_map is not None:
-            scores = p_o * absolute[..., list(detection_map)]
+            scores = p_o * absolute.index_select(-1, _nodes(tuple(detection_map), absolute.device))
         else:
             # Darknet descends on absolute values, so depth counts twice (SPEC 8); the score is p_o
             node = descend(absolute, region.tree, tree_threshold)
             scores = torch.zeros_like(absolute).scatter_(2, node[..., None], p_o)
     return scores.where(scores > conf, 0)
+
+
+@once
+def _nodes(detection_map: tuple[int, ...], device: torch.device) -> Tensor:
+    """Indices that are on the device already: a list would be copied there, and waited for, in every call."""
+    return torch.tensor(detection_map, dtype=torch.int64, device=device)
 
 
 def decode_candidates(

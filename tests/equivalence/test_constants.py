@@ -1,13 +1,17 @@
 """Tensors that operations keep for later calls: it does not matter in which mode the first call ran."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
 from fast import _launch
 from fast.detect import detect
+from fast.loss import region_loss
 from fast.wordtree import absolute_probability, descend, tree_log_softmax, tree_softmax
 from reference.region import Region, WordTree
-from tests.backends import each_backend
+from tests.backends import each_backend, each_kernel_backend
+from tests.equivalence.test_compile import FUNCTIONS, LOGISTIC, SOFTMAX, TREES, TRUTH, head
 
 
 def new_tree() -> WordTree:
@@ -60,6 +64,34 @@ def test_made_once_by_another_thread(backend):
         assert anchors is _launch.anchor_tensor(region.settings, backend.device)
     assert not anchors.is_inference()
     torch.testing.assert_close(anchors.cpu(), torch.tensor(region.anchors))
+
+
+WAITS = {"aten::lift_fresh", "aten::item", "aten::_local_scalar_dense", "aten::is_nonzero", "aten::nonzero"}
+
+
+@each_kernel_backend
+@pytest.mark.parametrize("name", [*FUNCTIONS, "detection map", "training"])
+def test_nothing_waits(backend, name):
+    """No call but the first makes tensors of numbers (a GPU would wait for the copy) or reads one back."""
+    function = {
+        **FUNCTIONS,
+        "detection map": lambda pred, region: detect(pred, region, 0.01, max_det=5, detection_map=(3, 0, 9)),
+        "training": train,
+    }[name]
+    for region in (TREES,) if name == "detection map" else (SOFTMAX, LOGISTIC, TREES):
+        with backend:
+            pred = backend.tensor(head(region))
+            with torch.no_grad() if name != "training" else nullcontext():
+                function(pred, region)
+                with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+                    function(pred, region)
+        assert not WAITS & {event.name for event in profile.events()}
+
+
+def train(pred: torch.Tensor, region: Region) -> None:
+    """Forward and backward."""
+    pred = pred.detach().requires_grad_()
+    region_loss(pred, TRUTH.to(pred.device), region, 1).total.backward()
 
 
 def test_an_error_is_the_callers():
