@@ -118,10 +118,10 @@ def _scaled(grad: Tensor, slots: Tensor, dterms: Tensor, dtype: torch.dtype, cla
     responsible = slots >= 0
     by_term = [(xy, prior), (xy, prior), (wh, prior), (wh, prior), (objectness, noobject)]
     factors = [torch.where(responsible, total + own, total + other) for own, other in by_term]
+    scaled = grad * (total + classification)  # one pass over all channels, right for the classes
     head = grad.unflatten(1, (-1, 5 + classes))
-    box = head[:, :, :5] * torch.stack(factors, 2)
-    rest = head[:, :, 5:] * (total + classification)
-    return torch.cat([box, rest], 2).flatten(1, 2).to(dtype, memory_format=layout(grad))
+    scaled.unflatten(1, (-1, 5 + classes))[:, :, :5] = head[:, :, :5] * torch.stack(factors, 2)
+    return scaled.to(dtype, memory_format=layout(grad))
 
 
 @_scaled.register_fake

@@ -191,3 +191,34 @@ def test_no_images(backend):
     with backend:
         got = fast.detect.detect(backend.tensor(torch.zeros(0, 7, 2, 2)), region)
     assert got.boxes.shape == (0, 100, 4) and got.count.shape == (0,)
+
+
+@each_backend
+@pytest.mark.usefixtures("branch")
+@pytest.mark.parametrize("multi_label", [True, False])
+def test_threshold_is_strict(backend, multi_label):
+    """Logits of 0 score .5 * .5, which is not above .25; of two equal classes the first one comes first."""
+    region = Region(((1.0, 1.0),), 2, "logistic")
+    with backend:
+        zero = backend.tensor(torch.zeros(1, 7, 2, 2))
+        assert int(fast.detect.detect(zero, region, 0.25, multi_label=multi_label).count) == 0
+        found = fast.detect.detect(zero, region, 0.2499, multi_label=multi_label)
+    expected = [0, 1] * 4 if multi_label else [0] * 4
+    assert found.classes[0, : int(found.count)].tolist() == expected
+
+
+@each_backend
+def test_a_later_label_is_asked_for_too(backend):
+    """The second class of a box was out of sight when a better box of it was kept: it is suppressed."""
+    region = Region(((8.0, 8.0),), 2, "logistic")
+    pred = torch.full((1, 7, 1, 2), 4.0)
+    pred[0, :4] = 0  # two boxes that nearly coincide
+    pred[0, 5:, 0, 0] = torch.tensor([3.0, 2.0])
+    pred[0, 5:, 0, 1] = torch.tensor([1.0, 3.0])
+    want = reference.detect.detect(pred.numpy(), region, 0.3)
+    with backend:
+        got = fast.detect.detect(backend.tensor(pred), region, 0.3)
+    assert want.classes[0, :3].tolist() == [0, 1, -1]
+    np.testing.assert_allclose(got.scores.cpu().numpy(), want.scores, rtol=1e-5)
+    equal(got.classes, want.classes)
+    equal(got.count, want.count)
