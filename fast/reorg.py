@@ -6,6 +6,9 @@ from torch import Tensor
 from fast._launch import layout, use_triton
 from reference.layers import ReorgOrder
 
+#: what the kernel takes elements of so many bytes for: a permutation moves bits, whatever they mean
+BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
 
 def reorg(x: Tensor, stride: int = 2, order: ReorgOrder = "darknet", reverse: bool = False) -> Tensor:
     """Darknet's reorg layer, or the textbook space-to-depth.
@@ -71,10 +74,10 @@ def _shape(x: Tensor, s: int, inverse: bool) -> tuple[int, int, int]:
 def _reorg(x: Tensor, s: int, darknet: bool, inverse: bool) -> Tensor:
     """Space to depth or, `inverse`, depth to space; `darknet`: of the memory read as (C / s^2, H s, W s)."""
     shape = _shape(x, s, inverse)
-    if use_triton(x):
+    if use_triton(x) and x.element_size() in BITS:
         from fast.kernels.reorg import reorg as kernel
 
-        return kernel(x, shape, s, darknet, inverse)
+        return kernel(x.view(BITS[x.element_size()]), shape, s, darknet, inverse).view(x.dtype)
     B = x.shape[0]
     D, H, W = shape if inverse else x.shape[1:]  # the side where the blocks are
     if darknet:

@@ -1,12 +1,13 @@
 """Reorg: every order and direction, both layouts, every dtype; a permutation is exact."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import strategies as st
 
 import fast.reorg
 import reference.reorg
-from tests.backends import LAYOUTS, equivalence
+from tests.backends import LAYOUTS, each_backend, equivalence
 
 
 def check(backend, shape, stride, order, reverse, layout, dtype):
@@ -32,3 +33,18 @@ def check(backend, shape, stride, order, reverse, layout, dtype):
 )
 def test_reorg(backend, **case):
     check(backend, **case)
+
+
+DTYPES = ["bool", "uint16", "int64", "float64", "float8_e4m3fn", "complex64", "complex128"]
+
+
+@each_backend
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_any_dtype(backend, dtype):
+    """Triton knows no complex numbers, and some GPUs no numbers of 8 bits."""
+    x = torch.arange(2 * 4 * 4 * 2).reshape(2, 4, 4, 2).to(getattr(torch, dtype))
+    want = reference.reorg.reorg(x.to(torch.complex128).numpy(), 2, "darknet", False)
+    with backend:
+        got = fast.reorg.reorg(x.to(backend.device), 2)
+    assert got.dtype == x.dtype
+    np.testing.assert_array_equal(got.to(torch.complex128).cpu().numpy(), want)
