@@ -42,6 +42,13 @@ def read_list(truth, T, TREE: tl.constexpr, TRUTHS: tl.constexpr):
 
 
 @triton.jit
+def class_of(truth, t, mask, known):
+    """Classes of rows `t`, -1 where they are not below `known`. A GPU would convert NaN to class 0."""
+    given = tl.load(truth + 5 * t + 4, mask, other=-1)
+    return tl.where((given > -1) & (given < known), given, -1.0).to(tl.int32)
+
+
+@triton.jit
 def match(
     truth, t, end, head, stride_c, stride_cell, anchors, class_map, A, C, H, W, known,
     BIAS_MATCH: tl.constexpr, MAP: tl.constexpr,
@@ -53,8 +60,8 @@ def match(
     listed = t < end
     x, y = tl.load(truth + 5 * t, listed, other=0), tl.load(truth + 5 * t + 1, listed, other=0)
     w, h = tl.load(truth + 5 * t + 2, listed, other=0), tl.load(truth + 5 * t + 3, listed, other=0)
-    given = tl.load(truth + 5 * t + 4, listed, other=-1).to(tl.int32)
-    valid = (x >= 0) & (x < 1) & (y >= 0) & (y < 1) & (w > 0) & (h > 0) & (given >= 0) & (given < known)
+    given = class_of(truth, t, listed, known)
+    valid = (x >= 0) & (x < 1) & (y >= 0) & (y < 1) & (w > 0) & (h > 0) & (given >= 0)
     label = tl.load(class_map + given, valid, other=0) if MAP else given
     cell = tl.where(valid, (y * H).to(tl.int32) * W + (x * W).to(tl.int32), 0)
 
@@ -253,8 +260,7 @@ def _belief_kernel(
     belief = sigmoid(tl.load(head + (slot + 4 * stride_c), inside, other=0).to(tl.float32))
     node = -1
     if only < end:
-        node = tl.load(truth + 5 * only + 4).to(tl.int32)
-        node = tl.where((node >= 0) & (node < C), node, -1)
+        node = class_of(truth, only, True, C)
     while node >= 0:
         start, size = tl.load(table + 5 * node + 1), tl.load(table + 5 * node + 2)
         top = tl.full((CELLS,), float("-inf"), tl.float32)
@@ -302,8 +308,8 @@ def _labels_kernel(
         if only < end:
             # no boxes: the one row that says so answers where the image believes in it most, without a map
             my_place = answer_of(beliefs, places, image, parts, PARTS)
-            my_label = tl.load(truth + 5 * mine + 4).to(tl.int32)
-            active = ((mine == only) & (my_label >= 0) & (my_label < C)).to(tl.int32)
+            my_label = class_of(truth, mine, True, C)
+            active = ((mine == only) & (my_label >= 0)).to(tl.int32)
             rival = rival & (t < 0)
     anchor, cell = my_place // (H * W), my_place % (H * W)
     slot = head + anchor * (5 + C) * stride_c + cell * stride_cell

@@ -209,6 +209,8 @@ def test_impossible_truths_count_for_nothing(backend, activation):
     wrong = [(0.5, 0.5, 0.2, 0.2, 99), (0.5, 0.5, 0.2, 0.2, -1), (1, 0.5, 0.2, 0.2, 0), (0.5, 0.5, 0, 0.2, 0)]
     nan = float("nan")
     wrong += [(0.5, -0.1, 0.2, 0.2, 0), (nan, 0.5, 0.2, 0.2, 0), (0.5, 0.5, nan, 0.2, 0)]
+    # a GPU converts NaN to class 0 and what is too large to the largest integer
+    wrong += [(0.5, 0.5, 0.2, 0.2, c) for c in (nan, float("inf"), -float("inf"), 1e10)]
     good = (0.3, 0.6, 0.25, 0.25, 1)
     pred = torch.from_numpy(random_head(region, seed=9))
     with backend:
