@@ -134,9 +134,12 @@ def _setup(ctx, inputs, output):
     _, grad, slots = output
     ctx.save_for_backward(grad, slots)
     ctx.dtype, ctx.classes = pred.dtype, region_of(settings).classes
+    ctx.set_materialize_grads(False)  # else a head of zeros is written for `grad` each time
 
 
 def _backward(ctx, dterms, *_):
+    if dterms is None:
+        return None, None, None, None
     grad, slots = ctx.saved_tensors
     return _scaled(grad, slots, dterms, ctx.dtype, ctx.classes), None, None, None
 

@@ -501,12 +501,12 @@ def region_loss(
 def backward(grad: Tensor, slots: Tensor, dterms: Tensor, dtype: torch.dtype, classes: int) -> Tensor:
     """The gradient (B, A*(5+C), H, W) times (7,) what flows into the terms, laid out alike."""
     B, A, H, W = slots.shape
+    grad, *strides = cell_strides(grad)
     out = empty_strided(grad.shape, grad.stride(), grad, dtype)
     cells, chunk, tiles = _tiles(classes, H * W)
-    b, c, _, x = grad.stride()
     launch(
         _backward_kernel, (tiles, A, B),
-        grad, b, c, x, out, slots, dterms.contiguous(), A, classes, H * W,
+        grad, *strides, out, slots, dterms.contiguous(), A, classes, H * W,
         CELLS=cells, CLASSES=chunk,
     )  # fmt: skip
     return out

@@ -294,3 +294,31 @@ def test_impossible_truths_are_refused(wing, row):
 def test_wrong_channels_are_refused():
     with pytest.raises(ValueError, match="needs"):
         fast.decode.decode(torch.zeros(1, 7, 2, 2), Region(((1.0, 1.0),), 3))
+
+
+@each_backend
+def test_backward_pass_writes_no_zeros(backend):
+    """Nothing as large as the head besides the gradient itself."""
+    region = region_of("softmax")
+    with backend:
+        pred = backend.tensor(torch.from_numpy(random_head(region, seed=3))).requires_grad_()
+        loss = fast.loss.region_loss(pred, backend.tensor(torch.zeros(len(pred), 1, 5)), region, 1)
+        cpu = [torch.profiler.ProfilerActivity.CPU]
+        with torch.profiler.profile(activities=cpu, record_shapes=True) as profile:
+            loss.total.backward()
+    shapes = [event.input_shapes[:1] for event in profile.events() if event.name == "aten::zero_"]
+    assert [list(pred.shape)] not in shapes
+
+
+@each_backend
+def test_backward_pass_of_one_column(backend):
+    """The stride of a dimension of size 1 may be anything."""
+    g = torch.Generator().manual_seed(0)
+    values, slots = torch.randn(1, 8, 3, 1, generator=g), torch.tensor([-1, 0, 2], dtype=torch.int32)
+    dterms = torch.randn(7, generator=g)
+    want = fast.loss._scaled(values, slots.view(1, 1, 3, 1), dterms, torch.float32, 3)
+    with backend:
+        grad = backend.tensor(values).as_strided((1, 8, 3, 1), (24, 3, 1, 5))
+        slots = backend.tensor(slots).view(1, 1, 3, 1)
+        got = fast.loss._scaled(grad, slots, backend.tensor(dterms), torch.float32, 3)
+    torch.testing.assert_close(got.cpu(), want)
