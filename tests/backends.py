@@ -79,7 +79,7 @@ class Backend:
 def _alive() -> list[Backend]:
     found = [Backend("torch", 100)]
     if torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
-        found.append(Backend("triton-cuda", 100))
+        found.append(Backend("triton-cuda", 40))  # new settings are new kernels, seconds to compile
     elif os.environ.get("TRITON_INTERPRET") == "1" and _launch.triton_installed():
         found.append(Backend("triton-interpret", 15))  # some ten milliseconds a program
     return found
@@ -109,8 +109,8 @@ def equivalence(examples: int, backends: list[Backend] = BACKENDS, **strategies)
 
             example.__qualname__ = f"{test.__qualname__}.{backend.name}"  # examples are remembered by name
             number = max(1, examples * backend.examples // 100)
-            # the interpreter's examples are small already, and shrinking them would take minutes
-            phases = [p for p in Phase if p != Phase.shrink or backend.examples == 100]
+            # examples of kernels are small already, and shrinking them would take minutes
+            phases = [p for p in Phase if p != Phase.shrink or not backend.kernels]
             settings(max_examples=number, phases=phases)(given(**strategies)(example))()
 
         run.__name__, run.__doc__ = test.__name__, test.__doc__

@@ -162,7 +162,7 @@ def first_candidate(
     return score, label, left
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["A", "span", "C", "H", "W"])  # a program for every size, not one for each
 def _decode_kernel(
     pred, stride_b, stride_c, stride_cell, anchors, boxes, objectness, probs,
     A, span, C, H, W, conf,
@@ -226,7 +226,7 @@ def _decode_kernel(
         tl.store(target + first, p, there)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["A", "C", "H", "W", "capacity", "roots"])
 def _candidates_kernel(
     pred, stride_b, stride_c, stride_cell, anchors, table, boxes, scores, classes, locations, counts,
     A, C, H, W, conf, capacity, roots, tree_threshold,

@@ -33,7 +33,7 @@ def candidate_key(score, rank, label):
     return (bits << 31) | (rank.to(tl.int64) << 20) | label.to(tl.int64)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["A", "C", "H", "W", "max_det", "roots"])
 def _detect_kernel(
     pred, stride_b, stride_c, stride_cell, anchors, table, boxes, scores, classes, counts,
     A, C, H, W, conf, threshold, max_det, roots, tree_threshold,

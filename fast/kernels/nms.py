@@ -41,7 +41,7 @@ def ranked(score, place, last):
     return (sortable(score).to(tl.int64) << 32) | (last - place).to(tl.int64)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N", "max_det"])
 def _nms_kernel(
     boxes, scores, classes, kept, counts, N, max_det, conf, threshold,
     CLASSES: tl.constexpr, BOXES: tl.constexpr, KEPT: tl.constexpr,
@@ -76,7 +76,7 @@ def _nms_kernel(
     tl.store(counts + image, count)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N", "words"])
 def _mask_kernel(
     boxes, classes, mask, N, words, threshold,
     CLASSES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
@@ -106,7 +106,7 @@ def _mask_kernel(
     tl.store(mask + (image * N + r[:, None]) * words + w[None, :], word, at[:, None] & (w < words)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N", "C", "words", "max_det"])
 def _masked_kernel(
     scores, mask, keys, N, C, words, conf, max_det,
     BOXES: tl.constexpr,
