@@ -191,9 +191,9 @@ def once(make: Callable[..., T]) -> Callable[..., T]:
 
 
 @once
-def anchor_tensor(settings: str, device: torch.device) -> Tensor:
-    """Anchors of a region, float32 (A, 2) in cells, made once per device."""
-    return torch.tensor(region_of(settings).anchors, dtype=torch.float32, device=device)
+def anchor_tensor(settings: str, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Anchors of a region, (A, 2) in cells, made once per device."""
+    return torch.tensor(region_of(settings).anchors, dtype=dtype, device=device)
 
 
 @once

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fast._launch import DTYPES, once, region_of, use_triton
+from fast._launch import DTYPES, anchor_tensor, once, region_of, use_triton
 from fast.wordtree import absolute_probability, descend, tree_softmax
 from reference.region import Region
 
@@ -52,7 +52,7 @@ def decode_boxes(head: Tensor, region: Region) -> Tensor:
     *_, H, W = head.shape
     col = torch.arange(W, dtype=head.dtype, device=head.device)
     row = torch.arange(H, dtype=head.dtype, device=head.device)[:, None]
-    anchors = torch.tensor(region.anchors, dtype=head.dtype, device=head.device)[:, :, None, None]
+    anchors = anchor_tensor(region.settings, head.device, head.dtype)[:, :, None, None]
     x = (col + head[:, :, 0].sigmoid()) / W
     y = (row + head[:, :, 1].sigmoid()) / H
     w = anchors[:, 0] * head[:, :, 2].exp() / W

@@ -71,9 +71,10 @@ def detect(
 
     Notes
     -----
-    On a GPU nothing waits for the device. Heads of up to 2,048 boxes are one launch; larger ones, evaluation
-    (many classes of a box above `conf`) and a `detection_map` are decoded first and suppressed afterwards,
-    with the same result.
+    Heads of up to 2,048 boxes are one launch; larger ones, evaluation (many classes of a box above `conf`)
+    and a `detection_map` are decoded first and suppressed afterwards, with the same result. Nothing waits for
+    the GPU, except what the kernels leave to torch: more than 8,192 boxes an image, every class of a box
+    suppressed across classes beyond one launch, and float64.
     """
     split_head(pred, region)
     nodes = None if detection_map is None else list(detection_map)

@@ -57,8 +57,10 @@ def region_loss(pred: Tensor, truth: Tensor, region: Region, seen: int) -> Regio
 
     Notes
     -----
-    The forward pass computes the gradient, the backward pass scales it. Nothing is accumulated in an order
-    that changes: the same input gives the same bits. Derivatives of the gradient do not exist.
+    The forward pass computes the gradient, the backward pass scales it. The kernels, and torch on a CPU, add
+    in an order that does not change: the same input gives the same bits. (Torch on a GPU, which float64 and
+    lists of more than 256 truths on logistic classes or a tree take, does not promise that.) Derivatives of
+    the gradient do not exist.
     """
     split_head(pred, region)
     if truth.ndim != 3 or truth.shape[0] != pred.shape[0] or truth.shape[2] != 5:

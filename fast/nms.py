@@ -55,7 +55,9 @@ def batched_nms(
     classes: Tensor | None = None,
     conf: float = 0.0,
 ) -> Kept:
-    """Suppress the boxes of every image of a batch; the result has a fixed size and nothing waits.
+    """Suppress the boxes of every image of a batch; the result has a fixed size.
+
+    On a GPU nothing waits for float32 inputs of up to 8,192 boxes an image; others take the torch code.
 
     Parameters
     ----------
