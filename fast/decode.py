@@ -70,6 +70,36 @@ def class_probabilities(scores: Tensor, region: Region, dim: int = -1) -> Tensor
     return tree_softmax(scores, region.tree, dim)
 
 
+def activate_region(pred: Tensor, region: Region) -> Tensor:
+    """Output of the region layer in the layout of its input: sizes stay raw, all else is activated.
+
+    Parameters
+    ----------
+    pred : Tensor (B, A*(5+C), H, W)
+        Raw predictions.
+    region : Region
+        Settings of the head.
+
+    Returns
+    -------
+    Tensor (B, A*(5+C), H, W)
+        p_x, p_y, t_w, t_h, p_o and class probabilities of every anchor (SPEC 1.1); conditional ones on a
+        tree.
+
+    Raises
+    ------
+    ValueError
+        If the channels of `pred` do not fit the region.
+    """
+    head = split_head(pred, region)
+    xy, wh, objectness, classes = head.split([2, 2, 1, region.classes], dim=2)
+    if region.background:
+        rest = [head[:, :, 4:].softmax(2)]
+    else:
+        rest = [objectness.sigmoid(), class_probabilities(classes, region, dim=2)]
+    return torch.cat([xy.sigmoid(), wh, *rest], 2).flatten(1, 2)
+
+
 def decode(pred: Tensor, region: Region) -> Decoded:
     """Turn the raw output of a network into boxes and probabilities.
 

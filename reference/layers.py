@@ -11,11 +11,15 @@ from reference.region import Region, WordTree
 
 Activation = Literal["linear", "leaky", "relu", "logistic"]
 ReorgOrder = Literal["darknet", "space_to_depth"]
+CostKind = Literal["sse", "masked", "L1", "smooth", "seg"]
 
 
 @dataclass(frozen=True)
 class Conv:
-    """Convolution, then batch norm or bias, then activation. `pad` is in pixels on every side."""
+    """Convolution, then batch norm or bias, then activation. `pad` is in pixels on every side.
+
+    `flipped` says nothing about the mathematics: a weights file then holds the matrix of weights transposed.
+    """
 
     filters: int
     size: int = 3
@@ -24,6 +28,7 @@ class Conv:
     batch_norm: bool = True
     activation: Activation = "leaky"
     groups: int = 1
+    flipped: bool = False
 
     @property
     def padding(self) -> int:
@@ -66,6 +71,54 @@ class Reorg:
     def __post_init__(self):
         if self.order not in get_args(ReorgOrder):
             raise ValueError(f"order: {self.order!r} is not one of {', '.join(get_args(ReorgOrder))}")
+
+
+@dataclass(frozen=True)
+class Upsample:
+    """Every pixel becomes a block of stride x stride, times `scale`."""
+
+    stride: int = 2
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Shortcut:
+    """``alpha`` times the previous output plus ``beta`` times that of an earlier `layer` of equal shape."""
+
+    layer: int  # < 0 counts back from this layer
+    activation: Activation = "linear"
+    alpha: float = 1.0
+    beta: float = 1.0
+
+
+@dataclass(frozen=True)
+class BatchNorm:
+    """Batch norm that is a layer of its own: scales, but no biases, in a weights file."""
+
+
+@dataclass(frozen=True)
+class Crop:
+    """The middle of the picture; 2 x - 1 of it if `adjust` says so (Darknet's classifiers of 2014).
+
+    While training Darknet crops anywhere, mirrors and distorts, by the other settings (`angle` in degrees);
+    here `yolov2.augment` is there for that, and the layer crops the middle.
+    """
+
+    height: int
+    width: int
+    flip: bool = False
+    angle: float = 0.0
+    saturation: float = 1.0
+    exposure: float = 1.0
+    adjust: bool = True
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The loss of a classifier. Its output is its input."""
+
+    kind: CostKind = "sse"
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -154,13 +207,38 @@ class Grid:
         return self.side**2 * (self.classes + 5 * self.boxes)
 
 
-Layer = Conv | MaxPool | AvgPool | Route | Reorg | Softmax | Connected | Local | Dropout | Grid | Region
+Head = Region | Grid | Softmax
+Layer = (
+    Conv
+    | Connected
+    | Local
+    | BatchNorm
+    | MaxPool
+    | AvgPool
+    | Upsample
+    | Reorg
+    | Route
+    | Shortcut
+    | Crop
+    | Dropout
+    | Head
+    | Cost
+)
 Shape = tuple[int, int, int]
 
 
-def absolute_route(route: Route, index: int) -> tuple[int, ...]:
-    """Indices of the layers that the route at position `index` reads, all >= 0."""
-    return tuple(i if i >= 0 else index + i for i in route.layers)
+def absolute_route(route: Route | Shortcut, index: int) -> tuple[int, ...]:
+    """Indices of the layers that the route or shortcut at position `index` reads, all >= 0."""
+    layers = route.layers if isinstance(route, Route) else (route.layer,)
+    return tuple(i if i >= 0 else index + i for i in layers)
+
+
+def head_index(layers: list[Layer]) -> int | None:
+    """Index of the record that gives a network's outputs their meaning; None if it ends without one."""
+    last = len(layers) - 1
+    while last >= 0 and isinstance(layers[last], Cost):
+        last -= 1
+    return last if last >= 0 and isinstance(layers[last], Region | Grid | Softmax) else None
 
 
 def output_shapes(layers: list[Layer], shape: Shape) -> list[Shape]:
@@ -184,54 +262,93 @@ def output_shapes(layers: list[Layer], shape: Shape) -> list[Shape]:
         If a layer does not fit its input; the message names the layer's index.
     """
     shapes: list[Shape] = []
-    for index, layer in enumerate(layers):
-        c, h, w = shapes[-1] if shapes else shape
-        where = f"layer {index} ({type(layer).__name__}) on {w}x{h}x{c}"
-        match layer:
-            case Conv():
-                if c % layer.groups or layer.filters % layer.groups:
-                    raise ValueError(
-                        f"{where}: {layer.groups} groups divide neither channels nor filters evenly"
-                    )
-                out = [(n + 2 * layer.padding - layer.size) // layer.stride + 1 for n in (h, w)]
-                c, h, w = layer.filters, *out
-            case MaxPool():
-                h, w = ((n + layer.total_padding - layer.size) // layer.stride + 1 for n in (h, w))
-            case AvgPool():
-                h, w = 1, 1
-            case Route():
-                sources = absolute_route(layer, index)
-                if not all(0 <= s < index for s in sources):
-                    raise ValueError(f"{where}: route to {layer.layers} leaves the network")
-                if len({shapes[s][1:] for s in sources}) > 1:
-                    sizes = ", ".join(f"{shapes[s][2]}x{shapes[s][1]}" for s in sources)
-                    raise ValueError(f"{where}: routed maps differ in size: {sizes}")
-                c, h, w = sum(shapes[s][0] for s in sources), *shapes[sources[0]][1:]
-            case Reorg():
-                s = layer.stride
-                if layer.reverse:
-                    if c % (s * s):
-                        raise ValueError(f"{where}: {c} channels are not divisible by {s * s}")
-                    c, h, w = c // (s * s), h * s, w * s
-                else:
-                    if h % s or w % s or (layer.order == "darknet" and c % (s * s)):
-                        raise ValueError(f"{where}: not divisible by stride {s} (channels by {s * s})")
-                    c, h, w = c * s * s, h // s, w // s
-            case Connected():
-                c, h, w = layer.outputs, 1, 1
-            case Local():
-                h, w = ((n - (1 if layer.pad else layer.size)) // layer.stride + 1 for n in (h, w))
-                c = layer.filters
-            case Region():
-                if c != layer.channels:
-                    raise ValueError(
-                        f"{where}: needs {layer.channels} channels = {len(layer.anchors)} anchors "
-                        f"x (5 + {layer.classes} classes), got {c}"
-                    )
-            case Grid():
-                if c * h * w != layer.outputs:
-                    raise ValueError(f"{where}: needs {layer.outputs} inputs, got {c * h * w}")
-        if min(c, h, w) < 1:
-            raise ValueError(f"{where}: the picture is too small, the output would be {w}x{h}x{c}")
-        shapes.append((c, h, w))
+    for layer in layers:
+        shapes.append(output_shape(layer, shapes, shape))
     return shapes
+
+
+def output_shape(layer: Layer, earlier: list[Shape], shape: Shape) -> Shape:
+    """Shape of the output of the layer that follows those of shapes `earlier`.
+
+    Parameters
+    ----------
+    layer : Layer
+        At position ``len(earlier)`` of its network.
+    earlier : list of (channels, height, width)
+        Output shapes of the layers in front of it.
+    shape : (channels, height, width)
+        The input picture, in pixels.
+
+    Returns
+    -------
+    (channels, height, width)
+
+    Raises
+    ------
+    ValueError
+        If the layer does not fit; the message names its index.
+    """
+    index = len(earlier)
+    c, h, w = earlier[-1] if earlier else shape
+    where = f"layer {index} ({type(layer).__name__}) on {w}x{h}x{c}"
+    match layer:
+        case Conv():
+            if c % layer.groups or layer.filters % layer.groups:
+                raise ValueError(f"{where}: {layer.groups} groups divide neither channels nor filters evenly")
+            out = [(n + 2 * layer.padding - layer.size) // layer.stride + 1 for n in (h, w)]
+            c, h, w = layer.filters, *out
+        case MaxPool():
+            h, w = ((n + layer.total_padding - layer.size) // layer.stride + 1 for n in (h, w))
+        case AvgPool():
+            h, w = 1, 1
+        case Upsample():
+            h, w = h * layer.stride, w * layer.stride
+        case Crop():
+            if layer.height > h or layer.width > w:
+                raise ValueError(f"{where}: cannot crop {layer.width}x{layer.height}")
+            h, w = layer.height, layer.width
+        case Route() | Shortcut():
+            sources = absolute_route(layer, index)
+            if not all(0 <= s < index for s in sources):
+                named = layer.layers if isinstance(layer, Route) else layer.layer
+                raise ValueError(f"{where}: {type(layer).__name__.lower()} to {named} leaves the network")
+            if isinstance(layer, Shortcut):
+                if earlier[sources[0]] != (c, h, w):
+                    other = earlier[sources[0]]
+                    raise ValueError(f"{where}: layer {sources[0]} is {other[2]}x{other[1]}x{other[0]}")
+            else:
+                if len({earlier[s][1:] for s in sources}) > 1:
+                    sizes = ", ".join(f"{earlier[s][2]}x{earlier[s][1]}" for s in sources)
+                    raise ValueError(f"{where}: routed maps differ in size: {sizes}")
+                c, h, w = sum(earlier[s][0] for s in sources), *earlier[sources[0]][1:]
+        case Reorg():
+            s = layer.stride
+            if layer.reverse:
+                if c % (s * s):
+                    raise ValueError(f"{where}: {c} channels are not divisible by {s * s}")
+                c, h, w = c // (s * s), h * s, w * s
+            else:
+                if h % s or w % s or (layer.order == "darknet" and c % (s * s)):
+                    raise ValueError(f"{where}: not divisible by stride {s} (channels by {s * s})")
+                c, h, w = c * s * s, h // s, w // s
+        case Connected():
+            c, h, w = layer.outputs, 1, 1
+        case Local():
+            h, w = ((n - (1 if layer.pad else layer.size)) // layer.stride + 1 for n in (h, w))
+            c = layer.filters
+        case Region():
+            if c != layer.channels:
+                raise ValueError(
+                    f"{where}: needs {layer.channels} channels = {len(layer.anchors)} anchors "
+                    f"x (5 + {layer.classes} classes), got {c}"
+                )
+        case Grid():
+            if c * h * w != layer.outputs:
+                raise ValueError(f"{where}: needs {layer.outputs} inputs, got {c * h * w}")
+        case Softmax():
+            if layer.tree is not None and c * h * w != len(layer.tree.parents):
+                nodes = len(layer.tree.parents)
+                raise ValueError(f"{where}: the tree has {nodes} nodes, got {c * h * w} inputs")
+    if min(c, h, w) < 1:
+        raise ValueError(f"{where}: the picture is too small, the output would be {w}x{h}x{c}")
+    return c, h, w

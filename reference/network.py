@@ -9,8 +9,11 @@ from reference.decode import activate_region
 from reference.grid import activate_grid
 from reference.layers import (
     AvgPool,
+    BatchNorm,
     Connected,
     Conv,
+    Cost,
+    Crop,
     Dropout,
     Grid,
     Layer,
@@ -18,7 +21,9 @@ from reference.layers import (
     MaxPool,
     Reorg,
     Route,
+    Shortcut,
     Softmax,
+    Upsample,
     absolute_route,
     output_shapes,
 )
@@ -43,7 +48,7 @@ def forward(
         One per layer, empty for layers that have none. `Conv`: "weights" (N, C / groups, size, size) and
         "biases" (N,); `Connected`: "weights" (outputs, inputs) and "biases" (outputs,); with batch norm
         either has "scales", "rolling_mean" and "rolling_variance" too. `Local`: "weights"
-        (OH * OW, N, C * size * size) and "biases" (N, OH, OW).
+        (OH * OW, N, C * size * size) and "biases" (N, OH, OW). `BatchNorm`: the last three, (C,).
     x : ndarray, (B, C, H, W)
         Pictures, float32 or float64.
     form : {"darknet", "cudnn"}
@@ -76,6 +81,18 @@ def forward(
                 x = max_pool(x, layer.size, layer.stride, layer.total_padding)
             case AvgPool():
                 x = average_pool(x)
+            case BatchNorm():
+                statistics = p["rolling_mean"], p["rolling_variance"]
+                x = batch_norm(x, p["scales"], np.zeros_like(p["scales"]), *statistics, form)
+            case Upsample():
+                x = layer.scale * x.repeat(layer.stride, axis=2).repeat(layer.stride, axis=3)
+            case Shortcut():
+                (other,) = absolute_route(layer, index)
+                x = activate(layer.alpha * x + layer.beta * outputs[other], layer.activation)
+            case Crop():
+                top, left = (x.shape[2] - layer.height) // 2, (x.shape[3] - layer.width) // 2
+                x = x[:, :, top : top + layer.height, left : left + layer.width]
+                x = 2 * x - 1 if layer.adjust else x
             case Route():
                 x = np.concatenate([outputs[i] for i in absolute_route(layer, index)], axis=1)
             case Reorg():
@@ -86,8 +103,8 @@ def forward(
                 x = activate_region(x, layer)
             case Grid():
                 x = activate_grid(x.reshape(len(x), -1), layer).reshape(x.shape)
-            case Dropout():
-                pass  # drops while training only
+            case Dropout() | Cost():
+                pass  # one drops while training only, the other has no output of its own
         outputs.append(x)
     return outputs
 

@@ -8,20 +8,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fast.decode import activate_region
+from fast.grid import activate_grid
 from fast.reorg import reorg
+from fast.wordtree import tree_softmax
 from reference.layers import (
     AvgPool,
+    BatchNorm,
     Connected,
     Conv,
+    Crop,
     Dropout,
     Grid,
+    Head,
     Layer,
     Local,
     MaxPool,
     Reorg,
     Route,
+    Shortcut,
     Softmax,
+    Upsample,
     absolute_route,
+    head_index,
     output_shapes,
 )
 from reference.region import Region
@@ -64,7 +73,16 @@ class DarknetBatchNorm(nn.BatchNorm2d):
         else:
             centred = x - self.running_mean[:, None, None]
             normal = centred / (self.running_var.sqrt() + 1e-6)[:, None, None]
-        return normal * self.weight[:, None, None] + self.bias[:, None, None]
+        normal = normal * self.weight[:, None, None]
+        return normal if self.bias is None else normal + self.bias[:, None, None]
+
+
+def _batch_norm(channels: int, form: BatchNormForm, biases: bool = True) -> nn.BatchNorm2d:
+    """Batch norm in one of its forms; momentum .01 is Darknet's "rolling = .99 rolling + .01 batch"."""
+    norm = (DarknetBatchNorm if form == "darknet" else nn.BatchNorm2d)(channels, eps=1e-5, momentum=0.01)
+    if not biases:
+        norm.register_parameter("bias", None)
+    return norm
 
 
 def _activation(name: str) -> nn.Module:
@@ -90,9 +108,7 @@ class ConvBlock(nn.Module):
             groups=layer.groups,
             bias=not layer.batch_norm,
         )
-        norm = DarknetBatchNorm if batch_norm == "darknet" else nn.BatchNorm2d
-        # momentum .01 is Darknet's "rolling = .99 rolling + .01 batch"
-        self.norm = norm(layer.filters, eps=1e-5, momentum=0.01) if layer.batch_norm else nn.Identity()
+        self.norm = _batch_norm(layer.filters, batch_norm) if layer.batch_norm else nn.Identity()
         self.activation = _activation(layer.activation)
         fan_in = layer.size**2 * channels // layer.groups
         nn.init.normal_(self.conv.weight, std=(2 / fan_in) ** 0.5)
@@ -123,8 +139,7 @@ class ConnectedBlock(nn.Module):
     def __init__(self, layer: Connected, inputs: int, batch_norm: BatchNormForm):
         super().__init__()
         self.linear = nn.Linear(inputs, layer.outputs, bias=not layer.batch_norm)
-        norm = DarknetBatchNorm if batch_norm == "darknet" else nn.BatchNorm2d
-        self.norm = norm(layer.outputs, eps=1e-5, momentum=0.01) if layer.batch_norm else nn.Identity()
+        self.norm = _batch_norm(layer.outputs, batch_norm) if layer.batch_norm else nn.Identity()
         self.activation = _activation(layer.activation)
         nn.init.normal_(self.linear.weight, std=(2 / inputs) ** 0.5)
         if self.linear.bias is not None:
@@ -152,13 +167,40 @@ class LocalBlock(nn.Module):
         return self.activation(y + self.bias)
 
 
+class CentreCrop(nn.Module):
+    """The middle of the picture, on the scale -1 to 1 if the layer says so."""
+
+    def __init__(self, layer: Crop):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = self.layer.height, self.layer.width
+        top, left = (x.shape[2] - height) // 2, (x.shape[3] - width) // 2
+        x = x[:, :, top : top + height, left : left + width]
+        return 2 * x - 1 if self.layer.adjust else x
+
+
+class SoftmaxOfAll(nn.Module):
+    """Softmax over all inputs of a picture, or one per sibling group of a tree."""
+
+    def __init__(self, layer: Softmax):
+        super().__init__()
+        self.tree = layer.tree
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(1)
+        flat = flat.softmax(1) if self.tree is None else tree_softmax(flat, self.tree)
+        return flat.view(x.shape)
+
+
 class Network(nn.Module):
     """A network built from a list of layer records.
 
     Parameters
     ----------
     layers : sequence of Layer
-        The network; its last record may be a Region, Softmax or Grid.
+        The network; its last record (but for a Cost) may be a Region, Softmax or Grid.
     input_shape : (channels, height, width)
         Picture the shapes are checked with. Fully convolutional networks take any size afterwards.
     batch_norm : {"cudnn", "darknet"}
@@ -168,12 +210,12 @@ class Network(nn.Module):
     Raises
     ------
     ValueError
-        If a layer does not fit its input; the message names the layer.
+        If a layer does not fit its input, or a Region or Grid is not the last; the message names the layer.
 
     Notes
     -----
     `forward` returns the RAW output in front of the head record (Region, Softmax, Grid): losses, decode and
-    detection take that and the record, which is ``network.head``.
+    detection take that and the record, which is ``network.head``. `layer_outputs` returns everything.
     """
 
     def __init__(
@@ -184,47 +226,105 @@ class Network(nn.Module):
     ):
         super().__init__()
         self.layers = list(layers)
+        self.input_shape = input_shape
+        self.batch_norm = batch_norm
+        self._head = head_index(self.layers)
         shapes = output_shapes(self.layers, input_shape)
         self.blocks = nn.ModuleList()
         self._wanted: set[int] = set()
-        for index, (layer, out) in enumerate(zip(self.layers, shapes, strict=True)):
-            channels, height, width = shapes[index - 1] if index else input_shape
-            block: nn.Module = nn.Identity()
-            match layer:
-                case Conv():
-                    block = ConvBlock(layer, channels, batch_norm)
-                case MaxPool():
-                    block = Pool(layer)
-                case AvgPool():
-                    block = nn.AdaptiveAvgPool2d(1)
-                case Connected():
-                    block = ConnectedBlock(layer, channels * height * width, batch_norm)
-                case Local():
-                    block = LocalBlock(layer, channels, out)
-                case Dropout():
-                    block = nn.Dropout(layer.probability)
-                case Route():
-                    self._wanted.update(absolute_route(layer, index))
-            self.blocks.append(block)
+        shape = input_shape
+        for index, layer in enumerate(self.layers):
+            if isinstance(layer, Region | Grid) and index != self._head:
+                raise ValueError(f"layer {index} ({type(layer).__name__}): only supported as the last one")
+            if isinstance(layer, Route | Shortcut):
+                self._wanted.update(absolute_route(layer, index))
+            of_head = index == self._head
+            self.blocks.append(nn.Identity() if of_head else _block(layer, shape, shapes[index], batch_norm))
+            shape = shapes[index]
 
     @property
-    def head(self) -> Region | Softmax | Grid | None:
-        """The last record if it is one that interprets raw outputs."""
-        last = self.layers[-1]
-        return last if isinstance(last, Region | Softmax | Grid) else None
+    def head(self) -> Head | None:
+        """The record that gives the raw outputs their meaning."""
+        return None if self._head is None else self.layers[self._head]  # type: ignore[return-value]
 
     def forward(self, x: Tensor) -> Tensor:
         kept: dict[int, Tensor] = {}
-        for index, (layer, block) in enumerate(zip(self.layers, self.blocks, strict=True)):
-            if isinstance(layer, Route):
-                x = torch.cat([kept[i] for i in absolute_route(layer, index)], 1)
-            elif isinstance(layer, Reorg):
-                x = reorg(x, layer.stride, layer.order, layer.reverse)
-            else:
-                x = block(x)
+        for index in range(len(self.layers)):
+            x = self._layer(index, x, kept)
             if index in self._wanted:
                 kept[index] = x
         return x
+
+    def layer_outputs(self, x: Tensor) -> list[Tensor]:
+        """Output of every layer, as `reference.network.forward` returns them.
+
+        Parameters
+        ----------
+        x : Tensor (B, C, H, W)
+            Pictures.
+
+        Returns
+        -------
+        list of Tensor (B, C, H, W)
+            That of the head is activated (SPEC 1, 11).
+        """
+        outputs: dict[int, Tensor] = {}
+        for index in range(len(self.layers)):
+            x = self._layer(index, x, outputs)
+            if index == self._head:
+                match self.head:
+                    case Region() as region:
+                        x = activate_region(x, region)
+                    case Grid() as grid:
+                        x = activate_grid(x.flatten(1), grid).view(x.shape)
+                    case Softmax() as softmax:
+                        x = SoftmaxOfAll(softmax)(x)
+            outputs[index] = x
+        return list(outputs.values())
+
+    def _layer(self, index: int, x: Tensor, earlier: dict[int, Tensor]) -> Tensor:
+        layer, block = self.layers[index], self.blocks[index]
+        match layer:
+            case Route():
+                return torch.cat([earlier[i] for i in absolute_route(layer, index)], 1)
+            case Shortcut():
+                (other,) = absolute_route(layer, index)
+                return block(layer.alpha * x + layer.beta * earlier[other])
+            case Reorg():
+                return reorg(x, layer.stride, layer.order, layer.reverse)
+            case Upsample():
+                x = F.interpolate(x, scale_factor=layer.stride, mode="nearest")
+                return x if layer.scale == 1 else x * layer.scale
+        return block(x)
+
+
+def _block(
+    layer: Layer, shape: tuple[int, int, int], out: tuple[int, int, int], batch_norm: BatchNormForm
+) -> nn.Module:
+    """The module of a layer between maps (channels, height, width) of `shape` and `out`."""
+    channels, height, width = shape
+    match layer:
+        case Conv():
+            return ConvBlock(layer, channels, batch_norm)
+        case Connected():
+            return ConnectedBlock(layer, channels * height * width, batch_norm)
+        case Local():
+            return LocalBlock(layer, channels, out)
+        case BatchNorm():
+            return _batch_norm(channels, batch_norm, biases=False)
+        case MaxPool():
+            return Pool(layer)
+        case AvgPool():
+            return nn.AdaptiveAvgPool2d(1)
+        case Shortcut():
+            return _activation(layer.activation)
+        case Crop():
+            return CentreCrop(layer)
+        case Dropout():
+            return nn.Dropout(layer.probability)
+        case Softmax():
+            return SoftmaxOfAll(layer)
+    return nn.Identity()
 
 
 def _slots(network: Network) -> list[dict[str, Tensor]]:
@@ -239,10 +339,13 @@ def _slots(network: Network) -> list[dict[str, Tensor]]:
             slots["weights"] = inner.weight
             if inner.bias is not None:
                 slots["biases"] = inner.bias
-            if isinstance(block.norm, nn.BatchNorm2d):
-                assert block.norm.running_mean is not None and block.norm.running_var is not None
-                slots |= {"biases": block.norm.bias, "scales": block.norm.weight}
-                slots |= {"rolling_mean": block.norm.running_mean, "rolling_variance": block.norm.running_var}
+        norm = block if isinstance(block, nn.BatchNorm2d) else getattr(block, "norm", None)
+        if isinstance(norm, nn.BatchNorm2d):
+            assert norm.running_mean is not None and norm.running_var is not None
+            if norm.bias is not None:
+                slots["biases"] = norm.bias
+            slots |= {"scales": norm.weight, "rolling_mean": norm.running_mean}
+            slots["rolling_variance"] = norm.running_var
         found.append(slots)
     return found
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from reference.layers import Connected, Conv, Layer, Local, Shape, output_shapes
+from reference.layers import BatchNorm, Connected, Conv, Layer, Local, Shape, output_shapes
 
 Parameters = list[dict[str, np.ndarray]]
 
@@ -66,6 +66,8 @@ def parameter_shapes(layers: list[Layer], input_shape: Shape) -> list[dict[str, 
             case Connected(outputs=n):
                 statistics = _statistics(n) if layer.batch_norm else {}
                 shapes = {"biases": (n,), "weights": (n, c * h * w), **statistics}
+            case BatchNorm():
+                shapes = _statistics(c)
             case Local(filters=n, size=size):
                 shapes = {"biases": out, "weights": (out[1] * out[2], n, c * size * size)}
         found.append(shapes)
