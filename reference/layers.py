@@ -30,6 +30,10 @@ class Conv:
     groups: int = 1
     flipped: bool = False
 
+    def __post_init__(self):
+        if self.pad == self.size // 2:  # one record for one meaning
+            object.__setattr__(self, "pad", None)
+
     @property
     def padding(self) -> int:
         return self.size // 2 if self.pad is None else self.pad
@@ -42,6 +46,10 @@ class MaxPool:
     size: int = 2
     stride: int = 2
     padding: int | None = None
+
+    def __post_init__(self):
+        if self.padding == self.size - 1:
+            object.__setattr__(self, "padding", None)
 
     @property
     def total_padding(self) -> int:
@@ -334,6 +342,8 @@ def output_shape(layer: Layer, earlier: list[Shape], shape: Shape) -> Shape:
         case Connected():
             c, h, w = layer.outputs, 1, 1
         case Local():
+            if layer.pad and layer.size != 2 * layer.pad + 1:  # where Darknet's own formula holds
+                raise ValueError(f"{where}: size {layer.size} needs pad 0 or {layer.size / 2 - 0.5:g}")
             h, w = ((n - (1 if layer.pad else layer.size)) // layer.stride + 1 for n in (h, w))
             c = layer.filters
         case Region():

@@ -1,17 +1,17 @@
-"""Darknet's network files (.cfg): text -> settings and the plain list of layer records (SPEC 19)."""
+"""Darknet's network files (.cfg), both ways: text <-> settings and the list of layer records (SPEC 19)."""
 
-import re
-import warnings
-from collections.abc import Callable
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any
 
 from reference.layers import (
-    Activation,
     AvgPool,
+    BatchNorm,
     Connected,
     Conv,
+    Cost,
+    Crop,
     Dropout,
     Grid,
     Layer,
@@ -20,61 +20,28 @@ from reference.layers import (
     Reorg,
     Route,
     Shape,
+    Shortcut,
     Softmax,
+    Upsample,
+    output_shape,
 )
-from reference.region import Region
-from reference.schedule import Policy, Schedule
-from reference.wordtree import read_tree
+from reference.region import Region, WordTree
+from yolov2.cfg_sections import (
+    READERS,
+    CfgError,
+    HeadTraining,
+    Net,
+    Section,
+    read_head_training,
+    read_net,
+    split,
+)
 
-
-@dataclass(frozen=True)
-class Net:
-    """Options of the [net] section; the defaults are Darknet's.
-
-    `width`, `height`, `min_crop` and `max_crop` are in pixels, `angle` in degrees. A batch of `batch`
-    pictures is trained in `subdivisions` parts. `hue`, `saturation`, `exposure`, `angle` and `aspect` set
-    how far pictures are distorted while training (SPEC 15, 18).
-    """
-
-    width: int = 0
-    height: int = 0
-    channels: int = 0
-    batch: int = 1
-    subdivisions: int = 1
-    momentum: float = 0.9
-    decay: float = 0.0001
-    schedule: Schedule = Schedule()  # noqa: RUF009  (frozen)
-    hue: float = 0.0
-    saturation: float = 1.0
-    exposure: float = 1.0
-    angle: float = 0.0
-    aspect: float = 1.0
-    min_crop: int = 0
-    max_crop: int = 0
-
-    @property
-    def input_shape(self) -> Shape:
-        """(channels, height, width), in pixels."""
-        return self.channels, self.height, self.width
-
-
-@dataclass(frozen=True)
-class HeadTraining:
-    """What a [region] or [detection] section says about training pictures (SPEC 15, 16).
-
-    Parameters
-    ----------
-    jitter : float
-        Largest change of a picture's width and height, as a fraction of them.
-    multi_scale : bool
-        Train at changing input sizes (key `random` of [region]).
-    max_truths : int
-        Truths used per picture (key `max`).
-    """
-
-    jitter: float = 0.2
-    multi_scale: bool = False
-    max_truths: int = 30
+#: what a file may ask for; more is refused before any of it is allocated
+MAX_BYTES = 1 << 22  # of the file itself
+MAX_LAYERS = 2_000
+MAX_VALUES = 1 << 28  # of one layer's output for one picture: 1 GiB
+MAX_PARAMETERS = 1 << 30  # of the whole network: 4 GiB
 
 
 @dataclass(frozen=True)
@@ -86,15 +53,16 @@ class Config:
     head_training: HeadTraining
 
 
-def read_cfg(source: str | Path, root: str | Path = ".") -> Config:
+def read_cfg(source: str | Path, root: str | Path | None = None) -> Config:
     """Read a network file.
 
     Parameters
     ----------
     source : str or Path
         A file; or its text, if it is a str of more than one line.
-    root : str or Path
-        Folder that the file's own paths (`tree`, `map`) are relative to.
+    root : str or Path, optional
+        Folder that the file's own paths (`tree`, `map`) are relative to. By default they are looked for in
+        the working folder, as Darknet does, then in the file's folder and the one above it.
 
     Returns
     -------
@@ -103,292 +71,301 @@ def read_cfg(source: str | Path, root: str | Path = ".") -> Config:
     Raises
     ------
     CfgError
-        A ValueError, if the text is malformed, names a type of layer that is not supported, or gives a
-        layer settings that make no sense. The message names the line and the section.
+        A ValueError, if the text is malformed, names a type of layer that is not supported, gives a layer
+        settings that make no sense or do not go with the layers in front of it, or asks for more than the
+        limits at the top of this module. The message names the line and the section.
+    OSError
+        If the file cannot be read.
 
     Warns
     -----
     UserWarning
         For every key that nothing here reads.
     """
-    text = source if isinstance(source, str) and "\n" in source else Path(source).read_text()
-    net, *sections = _split(text)
+    if isinstance(source, str) and "\n" in source:
+        text, folders = source, [Path(".")]
+    else:
+        text, folders = _text_of(Path(source)), [Path("."), Path(source).parent, Path(source).parent.parent]
+    net, *sections = split(text)
     if net.name not in ("net", "network"):
         raise CfgError(f"line {net.line}: the first section must be [net], not [{net.name}]")
+    if len(sections) > MAX_LAYERS:
+        raise sections[MAX_LAYERS].error(f"more than {MAX_LAYERS} layers")
 
-    settings = net.read(_net)
-    layers, head_training = [], HeadTraining()
+    settings = net.read(read_net)
+    layers: list[Layer] = []
+    head_training = HeadTraining()
     for section in sections:
-        section.root = Path(root)
-        if section.name == "cost":  # the loss of a softmax goes without saying
-            section.unread.clear()
-            if section is not sections[-1]:
-                raise section.error("only supported as the last section")
-            continue
+        section.read(Section.refuse_loading_keys)
+        section.folders = folders if root is None else [Path(root)]
         if section.name not in READERS:
-            raise section.error(f"unknown layer type; known are {', '.join(READERS)}, cost")
+            raise section.error(f"unknown layer type; known are {', '.join(READERS)}")
+        if section.name in ("region", "detection", "cost") and section is not sections[-1]:
+            raise section.error("only supported as the last section")
         layers.append(section.read(READERS[section.name]))
         if section.name in ("region", "detection"):
-            head_training = section.read(_head_training)
+            head_training = section.read(read_head_training)
+    if min(settings.input_shape) > 0:
+        _check_shapes(settings, layers, sections)
     for section in (net, *sections):
         section.warn_unread()
     return Config(settings, layers, head_training)
 
 
-class CfgError(ValueError):
-    """A mistake in a cfg file; the message begins with its line."""
+def _text_of(path: Path) -> str:
+    with path.open("rb") as file:
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise CfgError(f"line 1: {path} is larger than {MAX_BYTES:,} bytes: no network file")
+    if b"\0" in data:
+        raise CfgError(f"line 1: {path} is not a text file")
+    return data.decode("utf-8-sig", errors="replace")  # comments are in any encoding
 
 
-class Section:
-    """One [section]: its options, read by name, the first occurrence of a key winning."""
-
-    def __init__(self, name: str, line: int):
-        self.name = name
-        self.line = line
-        self.root = Path(".")
-        self.options: dict[str, tuple[str, int]] = {}  # key: (value, line)
-        self.unread: set[str] = set()
-
-    def error(self, message: object, line: int | None = None) -> "CfgError":
-        return CfgError(f"line {line or self.line}, [{self.name}]: {message}")
-
-    def read(self, reader: Callable[["Section"], Any]) -> Any:
-        """Let `reader` make something of the options; its complaints get their place in the file."""
+def _check_shapes(net: Net, layers: list[Layer], sections: list["Section"]) -> None:
+    """Complain about the first layer that does not fit what is in front of it, or is too large."""
+    shapes: list[Shape] = []
+    parameters = 0
+    for layer, section in zip(layers, sections, strict=True):
+        if isinstance(layer, Region) and shapes and shapes[-1][0] != layer.channels:
+            _complain_of_filters(layer, layers, shapes, sections)
+        before = shapes[-1] if shapes else net.input_shape
         try:
-            return reader(self)
-        except CfgError:
-            raise
+            shape = output_shape(layer, shapes, net.input_shape)
         except ValueError as problem:
-            raise self.error(problem) from None
-
-    def has(self, key: str) -> bool:
-        return bool(self.text(key, ""))
-
-    def text(self, key: str, default: str) -> str:
-        self.unread.discard(key)
-        return self.options[key][0] if key in self.options else default
-
-    def numbers(self, key: str) -> tuple[float, ...]:
-        return tuple(float(v) for v in self._leading(key, r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?"))
-
-    def integers(self, key: str) -> tuple[int, ...]:
-        return tuple(int(v) for v in self._leading(key, r"[+-]?\d+"))
-
-    def number(self, key: str, default: float) -> float:
-        return self.numbers(key)[0] if self.has(key) else default
-
-    def integer(self, key: str, default: int) -> int:
-        return self.integers(key)[0] if self.has(key) else default
-
-    def positive(self, key: str, default: int) -> int:
-        if (value := self.integer(key, default)) < 1:
-            raise ValueError(f"{key}: {value} is not positive")
-        return value
-
-    def flag(self, key: str, default: bool = False) -> bool:
-        return self.integer(key, default) != 0
-
-    def demand(self, key: str, only: int, default: int) -> None:
-        """Refuse a value that would mean something else than what this library does."""
-        if self.integer(key, default) != only:
-            raise ValueError(f"{key}: only {only} is supported, not {self.integer(key, default)}")
-
-    def activation(self) -> Any:
-        name = self.text("activation", "logistic")
-        if name not in get_args(Activation):
-            raise ValueError(f"activation: {name!r} is not one of {', '.join(get_args(Activation))}")
-        return name
-
-    def warn_unread(self) -> None:
-        for key in sorted(self.unread):
-            warnings.warn(f"line {self.options[key][1]}, [{self.name}]: {key} is not used", stacklevel=3)
-
-    def _leading(self, key: str, number: str) -> list[str]:
-        """The leading number of every item of a comma-separated list, all that atoi and atof look at."""
-        if not self.has(key):
-            return []
-        found = [re.match(number, item, re.IGNORECASE) for item in self.text(key, "").split(",")]
-        if None in found:
-            value, line = self.options[key]
-            raise self.error(f"{key}={value} is not made of numbers", line)
-        return [match.group() for match in found if match]
+            raise section.error(problem) from None
+        parameters += _parameters(layer, before, shape)
+        for count, limit, what in (
+            (
+                _padded(layer, shapes[-1] if shapes else net.input_shape),
+                MAX_VALUES,
+                "values in a padded input",
+            ),
+            (shape[0] * shape[1] * shape[2], MAX_VALUES, "values in one layer's output"),
+            (parameters, MAX_PARAMETERS, "parameters up to here"),
+        ):
+            if count > limit:
+                raise section.error(f"{count:,} {what}; at most {limit:,} are supported")
+        shapes.append(shape)
 
 
-def _split(text: str) -> list[Section]:
-    """Cut a file into its sections, at least one."""
-    sections: list[Section] = []
-    for number, raw in enumerate(text.splitlines(), start=1):
-        line = raw.replace(" ", "").replace("\t", "")
-        if not line or line[0] in "#;":
-            continue
-        if line[0] == "[":
-            if line[-1] != "]":
-                raise CfgError(f"line {number}: {raw!r} is not a [section]")
-            sections.append(Section(line[1:-1], number))
-            continue
-        key, equals, value = line.partition("=")
-        if not (equals and key and sections):
-            raise CfgError(f"line {number}: {raw!r} is not a [section], nor key=value inside one")
-        sections[-1].options.setdefault(key, (value, number))
-        sections[-1].unread.add(key)
-    if not sections:
-        raise CfgError("line 1: there is no [net] section")
-    return sections
-
-
-def _net(o: Section) -> Net:
-    width = o.integer("width", 0)
-    schedule = Schedule(
-        learning_rate=o.number("learning_rate", 0.001),
-        policy=cast(Policy, o.text("policy", "constant")),  # Schedule checks it
-        burn_in=o.integer("burn_in", 0),
-        power=o.number("power", 4.0),
-        steps=o.integers("steps"),
-        scales=o.numbers("scales"),
-        step=o.integer("step", 1),
-        scale=o.number("scale", 1.0),
-        gamma=o.number("gamma", 1.0),
-        max_batches=o.integer("max_batches", 0),
-    )
-    return Net(
-        width=width,
-        height=o.integer("height", 0),
-        channels=o.integer("channels", 0),
-        batch=o.positive("batch", 1),
-        subdivisions=o.positive("subdivisions", 1),
-        momentum=o.number("momentum", 0.9),
-        decay=o.number("decay", 0.0001),
-        schedule=schedule,
-        hue=o.number("hue", 0.0),
-        saturation=o.number("saturation", 1.0),
-        exposure=o.number("exposure", 1.0),
-        angle=o.number("angle", 0.0),
-        aspect=o.number("aspect", 1.0),
-        min_crop=o.integer("min_crop", width),
-        max_crop=o.integer("max_crop", 2 * width),
+def _complain_of_filters(
+    region: Region, layers: list[Layer], shapes: list[Shape], sections: list["Section"]
+) -> None:
+    feeding = len(shapes) - 1
+    num, wanted = len(region.anchors), f"{len(region.anchors)} * (5 + {region.classes})"
+    if not isinstance(layers[feeding], Conv):
+        message = f"num={num} and classes={region.classes} need {wanted} = {region.channels} channels"
+        raise sections[feeding + 1].error(f"{message}, not the {shapes[-1][0]} in front of it")
+    section = sections[feeding]
+    line = section.options["filters"][1] if "filters" in section.options else section.line
+    head = f"the [region] in line {sections[feeding + 1].line}"
+    raise section.error(
+        f"filters={shapes[-1][0]}, but {head} with num={num} and classes={region.classes} "
+        f"needs filters={region.channels} = {wanted}",
+        line,
     )
 
 
-def _convolutional(o: Section) -> Conv:
-    size = o.positive("size", 1)
-    padding = o.integer("padding", 0)
-    pad = size // 2 if o.flag("pad") else padding
-    o.demand("flipped", 0, default=0)
-    return Conv(
-        filters=o.positive("filters", 1),
-        size=size,
-        stride=o.positive("stride", 1),
-        pad=None if pad == size // 2 else pad,
-        batch_norm=o.flag("batch_normalize"),
-        activation=o.activation(),
-        groups=o.positive("groups", 1),
-    )
+def _padded(layer: Layer, shape: Shape) -> int:
+    """Size of a layer's input with its margins."""
+    c, h, w = shape
+    margin = 0
+    if isinstance(layer, Conv | MaxPool):
+        margin = 2 * layer.padding if isinstance(layer, Conv) else layer.total_padding
+    return c * (h + margin) * (w + margin)
 
 
-def _connected(o: Section) -> Connected:
-    return Connected(o.positive("output", 1), o.activation(), o.flag("batch_normalize"))
+def _parameters(layer: Layer, shape: Shape, out: Shape) -> int:
+    """About how many numbers a layer learns, in unbounded integers."""
+    inputs = shape[0] * shape[1] * shape[2]
+    match layer:
+        case Conv():
+            return layer.filters * (shape[0] // layer.groups * layer.size**2 + 4)
+        case Connected():
+            return layer.outputs * (inputs + 4)
+        case Local():
+            return out[1] * out[2] * layer.filters * (shape[0] * layer.size**2 + 1)
+    return 0
 
 
-def _local(o: Section) -> Local:
-    return Local(
-        o.positive("filters", 1),
-        o.positive("size", 1),
-        o.positive("stride", 1),
-        o.integer("pad", 0),
-        o.activation(),
-    )
+def write_cfg(path: str | Path, config: Config) -> list[Path]:
+    """Write a network file, and beside it the tree and the class map that it names, if it has any.
+
+    Parameters
+    ----------
+    path : str or Path
+        Where to; ``x.tree`` and ``x.map`` go beside ``x.cfg``. Darknet itself looks for those relative to its
+        working folder, `read_cfg` beside the cfg too.
+    config : Config
+        What to write. `read_cfg` gives it back exactly; settings that Darknet does not know (reorg in the
+        textbook order, the loss as printed) become keys of which it warns.
+
+    Returns
+    -------
+    list of Path
+        The files written.
+    """
+    path = Path(path)
+    tree, class_map = path.with_suffix(".tree"), path.with_suffix(".map")
+    files = {path: cfg_text(config, tree.name, class_map.name)}
+    for layer in config.layers:
+        if isinstance(layer, Region | Softmax) and layer.tree is not None:
+            files[tree] = tree_text(layer.tree)
+        if isinstance(layer, Region) and layer.class_map is not None:
+            files[class_map] = "".join(f"{node}\n" for node in layer.class_map)
+    for file, text in files.items():
+        partial = file.with_name(file.name + ".partial")
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, file)
+    return list(files)
 
 
-def _maxpool(o: Section) -> MaxPool:
-    stride = o.positive("stride", 1)
-    size = o.positive("size", stride)
-    padding = o.integer("padding", size - 1)
-    return MaxPool(size, stride, None if padding == size - 1 else padding)
+def tree_text(tree: WordTree) -> str:
+    """A tree in Darknet's form, a "name parent" per line (SPEC 13.1); nameless nodes get a number."""
+    rows = enumerate(zip(tree.names, tree.parents, strict=True))
+    return "".join(f"{name or f'n{node}'} {parent}\n" for node, (name, parent) in rows)
 
 
-def _route(o: Section) -> Route:
-    if not (layers := o.integers("layers")):
-        raise ValueError("layers: a route must name at least one")
-    return Route(layers)
+def cfg_text(config: Config, tree: str = "network.tree", class_map: str = "network.map") -> str:
+    """The text of a network file.
+
+    Parameters
+    ----------
+    config : Config
+        What to write.
+    tree, class_map : str
+        What the file calls the files of its tree and its class map.
+
+    Returns
+    -------
+    str
+    """
+    sections = [_section("net", _net_options(config.net))]
+    for layer in config.layers:
+        name, options = _layer_options(layer, tree, class_map)
+        if isinstance(layer, Region | Grid):
+            training = config.head_training
+            options |= {"jitter": training.jitter, "max": training.max_truths}
+            if isinstance(layer, Region):
+                options["random"] = training.multi_scale
+        sections.append(_section(name, options))
+    return "\n".join(sections)
 
 
-def _reorg(o: Section) -> Reorg:
-    o.demand("flatten", 0, default=0)
-    o.demand("extra", 0, default=0)
-    return Reorg(o.positive("stride", 1), o.flag("reverse"))
+def _section(name: str, options: dict[str, Any]) -> str:
+    return f"[{name}]\n" + "".join(f"{key}={_value(value)}\n" for key, value in options.items())
 
 
-def _softmax(o: Section) -> Softmax:
-    o.demand("groups", 1, default=1)
-    o.demand("temperature", 1, default=1)
-    return Softmax(read_tree(o.root / o.text("tree", "")) if o.has("tree") else None)
+def _value(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(_value, value))
+    if isinstance(value, bool):
+        return str(int(value))
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def _region(o: Section) -> Region:
-    o.demand("coords", 4, default=4)
-    for key in ("absolute", "log", "sqrt", "classfix"):  # Darknet reads them too, to no effect
-        o.text(key, "")
-    num = o.positive("num", 1)
-    anchors = o.numbers("anchors") or (0.5,) * (2 * num)
-    if len(anchors) != 2 * num:
-        raise ValueError(f"anchors: {len(anchors)} numbers for num={num} pairs of width, height")
-    tree = read_tree(o.root / o.text("tree", "")) if o.has("tree") else None
-    softmax = o.flag("softmax")
-    class_map = (o.root / o.text("map", "")).read_text().split() if o.has("map") else None
-    return Region(
-        anchors=tuple(zip(anchors[::2], anchors[1::2], strict=True)),
-        classes=o.positive("classes", 20),
-        class_activation="tree" if tree else "softmax" if softmax else "logistic",
-        tree=tree,
-        background=o.flag("background"),
-        object_scale=o.number("object_scale", 1.0),
-        noobject_scale=o.number("noobject_scale", 1.0),
-        class_scale=o.number("class_scale", 1.0),
-        coord_scale=o.number("coord_scale", 1.0),
-        ignore_threshold=o.number("thresh", 0.5),
-        rescore=o.flag("rescore"),
-        bias_match=o.flag("bias_match"),
-        class_map=None if class_map is None else tuple(int(node) for node in class_map),
-    )
+def _net_options(net: Net) -> dict[str, Any]:
+    schedule = net.schedule
+    plain = Net(width=net.width, min_crop=net.width, max_crop=2 * net.width)
+    always = {k: getattr(net, k) for k in ("batch", "subdivisions", "width", "height", "channels")}
+    always |= {"momentum": net.momentum, "decay": net.decay}
+    distortions = ("angle", "saturation", "exposure", "hue", "aspect", "min_crop", "max_crop")
+    rare = {k: getattr(net, k) for k in distortions if getattr(net, k) != getattr(plain, k)}
+    rates = {"learning_rate": schedule.learning_rate, "policy": schedule.policy}
+    keys = ("burn_in", "power", "max_batches", "steps", "scales", "step", "scale", "gamma")
+    usual = type(schedule)()
+    rates |= {k: getattr(schedule, k) for k in keys if getattr(schedule, k) != getattr(usual, k)}
+    return always | rare | rates
 
 
-def _detection(o: Section) -> Grid:
-    o.demand("coords", 4, default=1)
-    o.demand("random", 0, default=0)  # not multi-scale as in [region] but a random responsible box (SPEC 11)
-    return Grid(
-        side=o.positive("side", 7),
-        boxes=o.positive("num", 1),
-        classes=o.positive("classes", 1),
-        sqrt=o.flag("sqrt"),
-        softmax=o.flag("softmax"),
-        rescore=o.flag("rescore"),
-        forced=o.flag("forced"),
-        object_scale=o.number("object_scale", 1.0),
-        noobject_scale=o.number("noobject_scale", 1.0),
-        class_scale=o.number("class_scale", 1.0),
-        coord_scale=o.number("coord_scale", 1.0),
-    )
+def _layer_options(layer: Layer, tree: str, class_map: str) -> tuple[str, dict[str, Any]]:
+    """A section's name and the options it needs."""
+    options: dict[str, Any]
+    rare: dict[str, tuple[Any, Any]]
+    keys: tuple[str, ...]
+    match layer:
+        case Conv():
+            padding = {"pad": 1} if layer.pad is None else {"padding": layer.pad}
+            options = {
+                "filters": layer.filters,
+                "size": layer.size,
+                "stride": layer.stride,
+                **padding,
+                "activation": layer.activation,
+            }
+            if layer.batch_norm:
+                options = {"batch_normalize": 1} | options
+            rare = {"groups": (layer.groups, 1), "flipped": (layer.flipped, False)}
+            return "convolutional", options | _unusual(rare)
+        case Connected():
+            options = {"output": layer.outputs, "activation": layer.activation}
+            return "connected", options | _unusual({"batch_normalize": (layer.batch_norm, False)})
+        case Local():
+            keys = ("filters", "size", "stride", "pad", "activation")
+            return "local", {key: getattr(layer, key) for key in keys}
+        case BatchNorm():
+            return "batchnorm", {}
+        case MaxPool():
+            options = {"size": layer.size, "stride": layer.stride}
+            return "maxpool", options | ({} if layer.padding is None else {"padding": layer.padding})
+        case AvgPool():
+            return "avgpool", {}
+        case Upsample():
+            return "upsample", {"stride": layer.stride} | _unusual({"scale": (layer.scale, 1.0)})
+        case Reorg():
+            rare = {"reverse": (layer.reverse, False), "order": (layer.order, "darknet")}
+            return "reorg", {"stride": layer.stride} | _unusual(rare)
+        case Route():
+            return "route", {"layers": layer.layers}
+        case Shortcut():
+            rare = {"alpha": (layer.alpha, 1.0), "beta": (layer.beta, 1.0)}
+            return "shortcut", {"from": layer.layer, "activation": layer.activation} | _unusual(rare)
+        case Crop():
+            keys = ("flip", "angle", "saturation", "exposure")
+            options = {"crop_height": layer.height, "crop_width": layer.width}
+            return "crop", options | {k: getattr(layer, k) for k in keys} | {"noadjust": not layer.adjust}
+        case Dropout():
+            return "dropout", {"probability": layer.probability}
+        case Cost():
+            return "cost", {"type": layer.kind} | _unusual({"scale": (layer.scale, 1.0)})
+        case Softmax():
+            return "softmax", {"groups": 1} | ({"tree": tree} if layer.tree else {})
+        case Grid():
+            options = {"classes": layer.classes, "coords": 4, "side": layer.side, "num": layer.boxes}
+            flags = ("softmax", "sqrt", "rescore", "forced")
+            return "detection", options | {k: getattr(layer, k) for k in (*flags, *_SCALES)}
+        case Region():
+            return "region", _region_options(layer, tree, class_map)
+    raise TypeError(f"{layer!r} is no layer")
 
 
-def _head_training(o: Section) -> HeadTraining:
-    return HeadTraining(o.number("jitter", 0.2), o.flag("random"), o.positive("max", 30))
+_SCALES = ("object_scale", "noobject_scale", "class_scale", "coord_scale")
 
 
-READERS: dict[str, Callable[[Section], Layer]] = {
-    "convolutional": _convolutional,
-    "conv": _convolutional,
-    "connected": _connected,
-    "conn": _connected,
-    "local": _local,
-    "maxpool": _maxpool,
-    "max": _maxpool,
-    "avgpool": lambda o: AvgPool(),
-    "avg": lambda o: AvgPool(),
-    "route": _route,
-    "reorg": _reorg,
-    "softmax": _softmax,
-    "soft": _softmax,
-    "dropout": lambda o: Dropout(o.number("probability", 0.5)),
-    "region": _region,
-    "detection": _detection,
-}
+def _region_options(region: Region, tree: str, class_map: str) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "anchors": tuple(side for anchor in region.anchors for side in anchor),
+        "num": len(region.anchors),
+        "classes": region.classes,
+        "coords": 4,
+        "softmax": region.class_activation != "logistic",
+        "bias_match": region.bias_match,
+        "rescore": region.rescore,
+        "thresh": region.ignore_threshold,
+        **{key: getattr(region, key) for key in _SCALES},
+    }
+    rare = {
+        "background": (region.background, False),
+        "class_loss": (region.class_loss, "cross_entropy"),
+        "box_weight": (region.box_weight, "2-wh"),
+        "prior_scale": (region.prior_scale, 0.01),
+        "prior_images": (region.prior_images, 12800),
+    }
+    files = {"tree": tree} if region.tree else {}
+    return options | _unusual(rare) | files | ({"map": class_map} if region.class_map is not None else {})
+
+
+def _unusual(options: dict[str, tuple[Any, Any]]) -> dict[str, Any]:
+    """Of options with their (value, default), the values that are not the default."""
+    return {key: value for key, (value, default) in options.items() if value != default}
