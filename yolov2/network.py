@@ -1,5 +1,6 @@
 """A list of layer records as an ``nn.Module`` (SPEC 10)."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -34,9 +35,10 @@ from reference.layers import (
     output_shapes,
 )
 from reference.region import Region
+from yolov2.weights import Parameters, release
 
 BatchNormForm = Literal["cudnn", "darknet"]
-Parameters = list[dict[str, np.ndarray]]
+PIECE = 1 << 20  # parameters copied at a time
 
 
 class _DarknetNormalise(torch.autograd.Function):
@@ -94,6 +96,14 @@ def _activation(name: str) -> nn.Module:
     }[name]
 
 
+def _initialise(module: Any, fan_in: int) -> None:
+    """Darknet's start: normal weights, no bias. On the meta device tensors have shapes only: nothing to do."""
+    if not module.weight.is_meta:
+        nn.init.normal_(module.weight, std=(2 / fan_in) ** 0.5)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
 class ConvBlock(nn.Module):
     """Convolution, then batch norm or bias, then activation."""
 
@@ -111,9 +121,7 @@ class ConvBlock(nn.Module):
         self.norm = _batch_norm(layer.filters, batch_norm) if layer.batch_norm else nn.Identity()
         self.activation = _activation(layer.activation)
         fan_in = layer.size**2 * channels // layer.groups
-        nn.init.normal_(self.conv.weight, std=(2 / fan_in) ** 0.5)
-        if self.conv.bias is not None:
-            nn.init.zeros_(self.conv.bias)
+        _initialise(self.conv, fan_in)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.activation(self.norm(self.conv(x)))
@@ -141,9 +149,7 @@ class ConnectedBlock(nn.Module):
         self.linear = nn.Linear(inputs, layer.outputs, bias=not layer.batch_norm)
         self.norm = _batch_norm(layer.outputs, batch_norm) if layer.batch_norm else nn.Identity()
         self.activation = _activation(layer.activation)
-        nn.init.normal_(self.linear.weight, std=(2 / inputs) ** 0.5)
-        if self.linear.bias is not None:
-            nn.init.zeros_(self.linear.bias)
+        _initialise(self.linear, inputs)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.activation(self.norm(self.linear(x.flatten(1))[:, :, None, None]))
@@ -157,8 +163,9 @@ class LocalBlock(nn.Module):
         self.layer, self.out = layer, out
         fan_in = layer.size**2 * channels
         places = out[1] * out[2]
-        self.weight = nn.Parameter(torch.randn(places, layer.filters, fan_in) * (2 / fan_in) ** 0.5)
-        self.bias = nn.Parameter(torch.zeros(out))
+        self.weight = nn.Parameter(torch.empty(places, layer.filters, fan_in))
+        self.bias = nn.Parameter(torch.empty(out))
+        _initialise(self, fan_in)
         self.activation = _activation(layer.activation)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -298,6 +305,21 @@ class Network(nn.Module):
         return block(x)
 
 
+def uninitialised(
+    layers: Sequence[Layer], input_shape: tuple[int, int, int], batch_norm: BatchNormForm = "cudnn"
+) -> Network:
+    """A network whose parameters hold anything yet, with channels last: made in no time, to be filled."""
+    with torch.device("meta"):
+        network = Network(layers, input_shape, batch_norm)
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def allocate(t: Tensor) -> Tensor:
+        count = t.ndim == 0  # batches tracked, of which no file tells
+        return torch.zeros((), dtype=t.dtype) if count else torch.empty_strided(t.shape, t.stride())
+
+    return network._apply(allocate)
+
+
 def _block(
     layer: Layer, shape: tuple[int, int, int], out: tuple[int, int, int], batch_norm: BatchNormForm
 ) -> nn.Module:
@@ -371,7 +393,18 @@ def load_parameters(network: Network, parameters: Parameters) -> None:
         for name, array in given.items():
             if name not in slots or slots[name].numel() != np.size(array):
                 raise ValueError(f"layer {index}: {name} with {np.size(array)} values does not fit")
-            slots[name].copy_(torch.from_numpy(np.ascontiguousarray(array)).view(slots[name].shape))
+            _fill(slots[name], np.asarray(array).reshape(slots[name].shape))
+
+
+def _fill(slot: Tensor, array: np.ndarray) -> None:
+    """Copy piece by piece, so that a mapped file of weights never lies in memory a second time."""
+    rows = max(1, PIECE * len(array) // array.size)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nobody writes to it
+        for start in range(0, len(array), rows):
+            piece = array[start : start + rows]
+            slot[start : start + rows].copy_(torch.from_numpy(np.ascontiguousarray(piece)))
+            release(piece)
 
 
 def get_parameters(network: Network) -> Parameters:
