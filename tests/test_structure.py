@@ -13,7 +13,7 @@ VOCABULARY = {"reference.region", "reference.layers"}  # pure data, all that fas
 LIBRARIES = {
     "reference": {"numpy"},
     "fast": {"torch", "triton"},
-    "yolov2": {"torch", "numpy", "PIL", "safetensors", "tqdm", "matplotlib"},
+    "yolov2": {"torch", "numpy", "PIL", "safetensors", "tqdm", "matplotlib", "cv2", "onnx", "onnxruntime"},
 }
 
 

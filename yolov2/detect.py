@@ -17,29 +17,7 @@ from yolov2.detector import Detector, Found, check_options, pick_device
 from yolov2.draw import draw_detections
 from yolov2.errors import Complaints, UserError
 from yolov2.runs import new_run, newest_weights
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
-
-
-def find_pictures(sources: Sequence[Path]) -> list[Path]:
-    """The picture files named by `sources`; folders are searched with everything below them.
-
-    Raises
-    ------
-    UserError
-        If a source does not exist or nothing is found.
-    """
-    found: list[Path] = []
-    for source in sources:
-        if source.is_dir():
-            found += sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-        elif source.is_file():
-            found.append(source)
-        else:
-            raise UserError(f"{source}: no such picture or folder")
-    if not found:
-        raise UserError(f"{sources[0]}: holds no pictures ({', '.join(sorted(SUFFIXES))})")
-    return found
+from yolov2.sources import find_pictures
 
 
 def to_records(found: Found, size: tuple[int, int], names: Sequence[str]) -> list[dict]:
