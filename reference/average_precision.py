@@ -1,6 +1,8 @@
 """Average precision: which detections are right (Pascal VOC's matching), and three ways to sum that up.
 
-Boxes are (centre x, centre y, width, height); overlap is measured without VOC's extra pixel.
+Boxes are (centre x, centre y, width, height) and overlap is `box_iou`. VOC's development kit counts a pixel
+more in either direction, since its corners are pixels that belong to the box: `inclusive_xyxy_to_cxcywh`
+makes of such corners the boxes whose plain overlap is the development kit's.
 """
 
 from collections.abc import Sequence
@@ -9,7 +11,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from reference.boxes import box_iou
+from reference.boxes import box_iou, box_xyxy_to_cxcywh
 
 Method = Literal["voc11", "voc_all", "coco101"]
 
@@ -100,6 +102,26 @@ class MeanAveragePrecision(NamedTuple):
     truths: np.ndarray  # (C,) int: truths that are not difficult
 
 
+def inclusive_xyxy_to_cxcywh(corners: np.ndarray) -> np.ndarray:
+    """The boxes covered by the pixels from one corner to the other, both of which belong to them.
+
+    Pixel n, counted from 1, reaches from n - 1 to n. The box is therefore [xmin - 1, xmax], and its width the
+    xmax - xmin + 1 of VOC's development kit.
+
+    Parameters
+    ----------
+    corners : (..., 4)
+        xmin, ymin, xmax, ymax in pixels, counted from 1; fractions of a pixel, as detectors write, are taken
+        alike.
+
+    Returns
+    -------
+    (..., 4) float
+        cxcywh in pixels.
+    """
+    return box_xyxy_to_cxcywh(np.concatenate([corners[..., :2] - 1, corners[..., 2:]], axis=-1))
+
+
 def best_truths(detections: DetectionTable, truths: TruthTable) -> tuple[np.ndarray, np.ndarray]:
     """The truth of its own picture that each detection overlaps most; classes are not looked at.
 
@@ -129,7 +151,8 @@ def best_truths(detections: DetectionTable, truths: TruthTable) -> tuple[np.ndar
 def match_detections(detections: DetectionTable, truths: TruthTable, iou_threshold: float = 0.5) -> Matches:
     """Decide which detections of one class are right, by the rule of Pascal VOC's development kit.
 
-    Every detection speaks for the truth it overlaps most, if the IoU is ``>= iou_threshold``. Of those that
+    Every detection speaks for the truth it overlaps most, if the IoU is ``>= iou_threshold`` (so the kit's
+    VOCevaldet.m; its text asks for more than half, and ports to Python compare with ``>``). Of those that
     speak for the same truth the surest is right and the others are wrong, even if another truth is near.
     (COCO's own tool differs there: it lets them take the next free truth.) Whoever speaks for a difficult
     truth is left out.
@@ -220,7 +243,8 @@ def average_precision(recall: np.ndarray, precision: np.ndarray, method: Method 
     if method not in ("voc11", "coco101"):
         raise ValueError(f"method: {method!r} is not one of voc11, voc_all, coco101")
     steps = 10 if method == "voc11" else 100
-    # i / steps rounds as found / positives does, so a recall of exactly 3/10 reaches .3.
+    # i / steps rounds as found / positives does, so a recall of exactly 3/10 reaches .3. The .3, .6 and .7 of
+    # numpy.arange and linspace are a bit too large: a tool with such a grid misses that point.
     at = np.searchsorted(recall, np.arange(steps + 1) / steps, side="left")
     return float(interpolated[at].mean())
 

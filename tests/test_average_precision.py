@@ -10,10 +10,12 @@ from reference.average_precision import (
     TruthTable,
     average_precision,
     best_truths,
+    inclusive_xyxy_to_cxcywh,
     match_detections,
     mean_average_precision,
     precision_recall,
 )
+from reference.boxes import box_iou
 
 METHODS = ["voc11", "voc_all", "coco101"]
 
@@ -109,6 +111,25 @@ def test_overlap_of_exactly_the_threshold_counts():
     assert not match_detections(detections, truths, np.nextafter(0.5, 1)).hit.any()
 
 
+def test_pixels_of_the_development_kit_by_hand():
+    corners = np.array([(1, 1, 2, 2), (5, 7, 5, 7), (1, 1, 10, 10), (6, 1, 15, 10)])
+    boxes = inclusive_xyxy_to_cxcywh(corners)
+    np.testing.assert_array_equal(boxes[:2], [(1, 1, 2, 2), (4.5, 6.5, 1, 1)])  # a pixel is one wide
+    # columns 1..10 and 6..15 share five of fifteen; 1 to 10 and 6 to 15 as lengths share 4 * 9 of 126
+    assert box_iou(boxes[2:3], boxes[3:]) == pytest.approx(1 / 3)
+    shifted = np.array([(1.25, 3, 2.75, 4.5), (101.25, 53, 102.75, 54.5)])
+    first, second = inclusive_xyxy_to_cxcywh(shifted)
+    np.testing.assert_array_equal(second - first, [100, 50, 0, 0])
+
+
+def test_the_pixel_more_decides_by_hand():
+    """Columns 1..3 and 2..4 of three rows share two of four, which is enough; lengths of 2 share 1 of 3."""
+    truth, found = inclusive_xyxy_to_cxcywh(np.array([(1, 1, 3, 3), (2, 1, 4, 3)]))
+    assert match_detections(detection_table((0, found, 0.9)), truth_table((0, truth))).hit.all()
+    truth, found = (2, 2, 2, 2), (3, 2, 2, 2)
+    assert not match_detections(detection_table((0, found, 0.9)), truth_table((0, truth))).hit.any()
+
+
 def test_second_box_on_a_truth_does_not_take_the_next_one():
     """VOC's rule: it speaks for the truth it overlaps most and is wrong, though another is free and near."""
     near = (11, 10, 4, 4)  # IoU .6 with A = (10, 10, 4, 4)
@@ -200,6 +221,20 @@ def test_properties_of_the_number(method, hit, missed):
     integral = average_precision(*precision_recall(hit, positives), "voc_all")
     # p(r) does not increase, so its mean over 0, 1/n, ..., 1 is off by at most one of n + 1 terms
     assert abs(ap - integral) <= {"voc11": 1 / 11, "voc_all": 0, "coco101": 1 / 101}[method] + ROUNDING
+
+
+pixels = st.tuples(*[st.integers(1, 9)] * 4).map(
+    lambda c: (min(c[::2]), min(c[1::2]), max(c[::2]), max(c[1::2]))
+)
+
+
+@given(pixels, pixels)
+def test_overlap_in_pixels_is_that_of_sets_of_pixels(a, b):
+    def inside(box):
+        return {(x, y) for x in range(box[0], box[2] + 1) for y in range(box[1], box[3] + 1)}
+
+    iou = box_iou(*(inclusive_xyxy_to_cxcywh(np.array([box])) for box in (a, b)))
+    assert iou[0, 0] == len(inside(a) & inside(b)) / len(inside(a) | inside(b))
 
 
 coordinates = st.integers(0, 24).map(float)

@@ -90,6 +90,37 @@ class TestNumbers:
         )
         assert evaluate(wrong, data).map50 == 0.5
 
+    def test_classes_asked_for(self, dataset):
+        """Red boxes are found, blue ones are not; the order is that of the question."""
+        half = oracle(dataset, lambda b, s, c: (b[c == 1], s[c == 1], c[c == 1]))
+        for classes, names, want in (
+            (["red"], ("red",), [1]),
+            (["red", "blue", "red"], ("red", "blue"), [1, 0]),
+        ):
+            result = evaluate(half, dataset, classes=classes)
+            assert result.names == names and result.precision.per_class.tolist() == want
+            assert result.map50 == np.mean(want) and result.precision.truths.tolist() == [3] * len(want)
+        assert result.found_names == ("blue", "red")
+        with pytest.raises(UserError, match="--classes: no cat, dog among 2: blue, red"):
+            evaluate(half, dataset, classes=["cat", "red", "dog"])
+
+    def test_data_with_some_of_the_detectors_classes(self, dataset):
+        """Numbers are the detector's in what it finds, the data's in the truths."""
+        knows = oracle(dataset, lambda b, s, c: (b, s, np.array([3, 1])[c]))
+        knows.names = ("anchor", "red", "dragon", "blue")
+        result = evaluate(knows, dataset)
+        np.testing.assert_array_equal(result.precision.per_class, [np.nan, 1, np.nan, 1])
+        assert result.names == knows.names and result.map50 == 1
+        assert evaluate(knows, dataset, classes=["blue"]).map50 == 1
+
+    def test_inclusive_overlap_is_one_pixel_more(self, dataset):
+        """Moved by d, a box of 24 pixels shares 24 - d of 24 + d, which is half at 8; one of 25 at 8.33."""
+        for d, continuous, inclusive in ((7.9, 1, 1), (8.2, 0, 1), (8.5, 0, 0)):
+            right = np.array([d / 64, 0, 0, 0], np.float32)
+            moved = oracle(dataset, lambda b, s, c, right=right: (b + right, s, c))
+            assert evaluate(moved, dataset).map50 == continuous
+            assert evaluate(moved, dataset, overlap="inclusive").map50 == inclusive
+
     def test_other_names(self, dataset):
         other = type(dataset)(("cat",), dataset.items)
         with pytest.raises(UserError, match=r"the weights know 2 classes \(blue, red\), the data 1 \(cat\)"):
@@ -110,6 +141,7 @@ class TestCommand:
         path = tmp_path / "new" / "numbers.json"
         assert command(main, "--weights", small_run / "best.safetensors", "--json", path) == 0
         numbers = json.loads(path.read_text())
+        assert numbers["method"] == "voc_all" and numbers["overlap"] == "continuous"
         assert set(numbers["per_class"]) == {"blue", "red"} and 0 <= numbers["map50"] <= 1
 
     def test_json_has_no_nan(self, small_run, tmp_path):
@@ -118,7 +150,8 @@ class TestCommand:
             xml.write_text(annotation([]))
         flags = ("--data", data, "--json", path, "--plot", tmp_path / "none.png")
         assert command(main, "--weights", small_run / "best.safetensors", *flags) == 0
-        assert json.loads(path.read_text()) == {"map50": None, "per_class": {"blue": None, "red": None}}
+        numbers = json.loads(path.read_text())
+        assert numbers["map50"] is None and numbers["per_class"] == {"blue": None, "red": None}
 
     def test_plot(self, small_run, tmp_path):
         pytest.importorskip("matplotlib", reason="MATPLOTLIB ABSENT: no curves are drawn")
@@ -148,6 +181,17 @@ class TestCommand:
         assert command(main, *flags, "--batch", "4") == 0
         out = capsys.readouterr().out
         assert "on 6 pictures" in out and "coco101" in out
+
+    def test_some_classes(self, small_run, tmp_path, capsys):
+        path = tmp_path / "numbers.json"
+        flags = ("--weights", small_run / "best.safetensors", "--json", path)
+        assert command(main, *flags) == 0
+        both = json.loads(path.read_text())
+        assert command(main, *flags, "--classes", "red") == 0
+        numbers, out = json.loads(path.read_text()), capsys.readouterr().out
+        assert numbers["per_class"] == {"red": both["per_class"]["red"]}
+        assert numbers["map50"] == both["per_class"]["red"]
+        assert re.search(r"^mAP@\.5 0\.\d{4} \(voc_all, continuous overlap, mean of 1 classes\)$", out, re.M)
 
     def test_held_out_pictures_are_those_of_training(self, small_run, tmp_path, capsys):
         make_voc(tmp_path / "data", train=11, val=0)
@@ -198,6 +242,10 @@ class TestRefused:
         flags = self.flags(small_run, "--data", tmp_path / "data")
         assert_refused(capsys, main, *flags, names=("none of the 2 pictures", "val0.png"))
 
+    def test_unknown_class_asked_for(self, small_run, capsys):
+        flags = self.flags(small_run, "--classes", "red,green")
+        assert_refused(capsys, main, *flags, names=("--classes", "no green", "blue, red"))
+
     def test_no_run_yet(self, tmp_path, capsys, monkeypatch):
         monkeypatch.chdir(tmp_path)
         assert_refused(capsys, main, names=("runs", "--weights"))
@@ -211,6 +259,7 @@ class TestRefused:
         "flags",
         [
             *(("--conf", "2"), ("--conf", "nan"), ("--iou", "-0.1"), ("--method", "best")),
+            *(("--classes", ""), ("--overlap", "some")),
             *(("--batch", "0"), ("--batch", "9" * 30), ("--max-det", "0"), ("--max-det", "9" * 30)),
         ],
     )
