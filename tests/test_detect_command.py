@@ -10,8 +10,10 @@ import pytest
 from PIL import Image
 
 from tests.commands import SIDE, assert_refused, command
-from yolov2.detect import find_pictures, main, to_records
+from yolov2.detect import main, to_records
 from yolov2.detector import Found
+from yolov2.results import from_found
+from yolov2.sources import find_pictures
 
 
 @pytest.fixture
@@ -36,8 +38,9 @@ def test_records_by_hand():
     # centre (.5, .5), half as wide and as high: from 25 to 75 of 100 and from 10 to 30 of 40 pixels;
     # the second reaches from -.1 to .3 and is clipped at 0, from .9 to 1.1 and is clipped at 40
     boxes = np.array([[0.5, 0.5, 0.5, 0.5], [0.1, 1.0, 0.4, 0.2]], np.float32)
-    records = to_records(Found(boxes, np.array([0.98765, 0.5]), np.array([1, 0])), (100, 40), ("cat", "dog"))
-    assert records == [
+    found = Found(boxes, np.array([0.98765, 0.5]), np.array([1, 0]))
+    results = from_found(found, np.zeros((40, 100, 3), np.uint8), ("cat", "dog"))
+    assert to_records(results) == [
         {"class": "dog", "score": 0.9877, "box": [25.0, 10.0, 75.0, 30.0]},
         {"class": "cat", "score": 0.5, "box": [0.0, 36.0, 30.0, 40.0]},
     ]
@@ -51,7 +54,7 @@ def test_a_folder(small_data, flags, tmp_path, capsys):
     for entry in result["pictures"]:
         assert (entry["width"], entry["height"]) == (SIDE, SIDE)
         with Image.open(folder / entry["drawn"]) as drawn:
-            assert drawn.size == (SIDE, SIDE)
+            assert drawn.size == (4 * SIDE, 4 * SIDE)  # tiny pictures are enlarged, or no label can be read
         scores = [d["score"] for d in entry["detections"]]
         assert scores == sorted(scores, reverse=True) and len(scores) > 0
         for d in entry["detections"]:
@@ -142,7 +145,7 @@ class TestRefused:
         assert_refused(capsys, main, *paths, *flags, names=("all 2 files", "a.jpg"))
 
     def test_no_source(self, capsys):
-        assert_refused(capsys, main, names=("required: PATH",))
+        assert_refused(capsys, main, names=("required: SOURCE",))
 
     def test_project_that_cannot_be_written(self, small_data, flags, tmp_path, capsys):
         (tmp_path / "out").write_text("a file")
@@ -164,4 +167,4 @@ class TestRefused:
         call = [sys.executable, "-m", "yolov2.detect", str(tmp_path / "gone")]
         result = subprocess.run(call, capture_output=True, text=True, env=os.environ | {"COLUMNS": "80"})
         assert (result.returncode, result.stdout) == (2, "")
-        assert result.stderr == f"error: {tmp_path / 'gone'}: no such picture or folder\n"
+        assert result.stderr == f"error: {tmp_path / 'gone'}: no such picture, video or folder\n"

@@ -11,7 +11,6 @@ from reference.layers import AvgPool, BatchNorm, Connected, Conv, Dropout, Local
 from reference.network import forward
 from yolov2.network import Network, get_parameters, load_parameters, uninitialised
 from yolov2.weights import (
-    Header,
     initial_parameters,
     parameter_shapes,
     read_weights,

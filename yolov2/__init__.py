@@ -1,0 +1,17 @@
+"""YOLOv2, YOLO9000 and Darknet-19 in torch: ``yolov2.load`` opens a network, the modules are the commands."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from yolov2.loading import load
+
+__all__ = ["load"]
+
+
+def __getattr__(name: str) -> Any:
+    # torch takes seconds to import; who only wants yolov2.weights shall not wait for it
+    if name == "load":
+        from yolov2.loading import load
+
+        return load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

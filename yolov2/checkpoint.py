@@ -12,22 +12,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-import reference.layers as records
-from reference.layers import Layer
+from reference.layers import Grid, Head, Layer, Reorg, head_index
 from reference.region import Region, WordTree
+from reference.schedule import Schedule
+from yolov2.cfg_sections import HeadTraining, Net
 from yolov2.errors import UserError
 from yolov2.letterbox import Mode
+from yolov2.network import BatchNormForm
 
 FORMAT = "yolov2 checkpoint 1"
 # what a wrong byte in a checkpoint leads to, here or where the network is built
 DAMAGE = (SafetensorError, LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError)
-_RECORDS = {
-    cls.__name__: cls
-    for cls in (
-        *(records.Conv, records.MaxPool, records.AvgPool, records.Route, records.Reorg, records.Softmax),
-        *(records.Connected, records.Local, records.Dropout, records.Grid, Region, WordTree),
-    )
-}
+_RECORDS = {cls.__name__: cls for cls in (*get_args(Layer), WordTree, Net, Schedule, HeadTraining)}
 
 
 def to_plain(value: Any) -> Any:
@@ -66,8 +62,8 @@ class Checkpoint:
         The network, head included: anchors, reorg order and loss settings are in its records.
     names : tuple of str
         Class names.
-    imgsz : int
-        Side of the square network input, in pixels.
+    imgsz : int, or tuple of int (height, width)
+        Size of the network's input, in pixels; one number if it is square.
     resize : {"letterbox", "stretch"}
         How pictures were brought to that size.
     config : dict
@@ -76,6 +72,8 @@ class Checkpoint:
         Where training stood: epoch, step, seen, best mAP.
     tensors : dict of Tensor
         The network's state; in ``last.safetensors`` also ``momentum/<parameter>``.
+    batch_norm : {"cudnn", "darknet"}
+        Which form of batch norm the weights are meant for, see `yolov2.network.Network`.
 
     Raises
     ------
@@ -85,25 +83,36 @@ class Checkpoint:
 
     layers: tuple[Layer, ...]
     names: tuple[str, ...]
-    imgsz: int
+    imgsz: int | tuple[int, int]
     resize: Mode
     config: dict[str, Any]
     progress: dict[str, Any]
     tensors: dict[str, Tensor]
+    batch_norm: BatchNormForm = "cudnn"
 
     def __post_init__(self):
-        if not self.layers or not isinstance(self.layers[-1], Region):
-            raise ValueError("the network does not end in a region layer")
-        if len(self.names) != self.layers[-1].classes:
-            raise ValueError(f"{len(self.names)} class names for {self.layers[-1].classes} classes")
+        if head_index(list(self.layers)) is None:
+            raise ValueError("the network does not end in a region, detection or softmax layer")
+        if isinstance(self.head, Region | Grid) and len(self.names) != self.head.classes:
+            raise ValueError(f"{len(self.names)} class names for {self.head.classes} classes")
         if not all(isinstance(name, str) for name in self.names):
             raise ValueError("a class name is no text")
-        if not isinstance(self.imgsz, int) or self.imgsz < 1:
-            raise ValueError(f"imgsz: {self.imgsz!r} is not a number of pixels")
+        sides = self.imgsz if isinstance(self.imgsz, tuple) and len(self.imgsz) == 2 else (self.imgsz,)
+        if not all(isinstance(side, int) and side >= 1 for side in sides):
+            raise ValueError(f"imgsz: {self.imgsz!r} is not a number of pixels, nor two")
+        if self.batch_norm not in get_args(BatchNormForm):
+            raise ValueError(f"batch_norm: {self.batch_norm!r} is not one of {get_args(BatchNormForm)}")
         if self.resize not in get_args(Mode):
             raise ValueError(f"resize: {self.resize!r} is not one of {', '.join(get_args(Mode))}")
         if not isinstance(self.config, dict) or not isinstance(self.progress, dict):
             raise ValueError("config and progress must be dicts")
+
+    @property
+    def head(self) -> Head:
+        """The record that gives the network's outputs their meaning."""
+        index = head_index(list(self.layers))
+        assert index is not None
+        return self.layers[index]  # type: ignore[return-value]
 
     @property
     def state(self) -> dict[str, Tensor]:
@@ -130,9 +139,10 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "imgsz": checkpoint.imgsz,
         "resize": checkpoint.resize,
         "anchors": [list(a) for r in checkpoint.layers if isinstance(r, Region) for a in r.anchors],
-        "reorg_order": [r.order for r in checkpoint.layers if isinstance(r, records.Reorg)],
+        "reorg_order": [r.order for r in checkpoint.layers if isinstance(r, Reorg)],
         "config": checkpoint.config,
         "progress": checkpoint.progress,
+        "batch_norm": checkpoint.batch_norm,
     }
     metadata = {"format": FORMAT} | {key: json.dumps(value) for key, value in plain.items()}
     tensors = {k: v.detach().cpu().contiguous() for k, v in checkpoint.tensors.items()}
@@ -175,8 +185,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise UserError(f"{path}: no such checkpoint; train one with `python -m yolov2.train`")
     if _is_darknet(path):
         raise UserError(
-            f"{path}: a weights file of Darknet; the commands read this library's .safetensors checkpoints, "
-            "Darknet's files are for yolov2.cfg.read_cfg and yolov2.weights.read_weights"
+            f"{path}: a weights file of Darknet, which needs its cfg; `python -m yolov2.export` makes a "
+            ".safetensors checkpoint of both"
         )
     with reading(path):
         with safe_open(path, framework="pt") as file:
@@ -186,17 +196,18 @@ def load_checkpoint(path: Path) -> Checkpoint:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no iterator)
         if not all(tensor.isfinite().all() for tensor in tensors.values()):
             raise ValueError("not all weights are finite")
-        plain = {
-            k: json.loads(metadata[k]) for k in ("layers", "names", "imgsz", "resize", "config", "progress")
-        }
+        keys = ("layers", "names", "imgsz", "resize", "config", "progress")
+        plain = {key: json.loads(metadata[key]) for key in keys}
+        imgsz = plain["imgsz"]
         return Checkpoint(
             layers=from_plain(plain["layers"]),
             names=tuple(plain["names"]),
-            imgsz=plain["imgsz"],
+            imgsz=tuple(imgsz) if isinstance(imgsz, list) else imgsz,
             resize=plain["resize"],
             config=plain["config"],
             progress=plain["progress"],
             tensors=tensors,
+            batch_norm=json.loads(metadata.get("batch_norm", '"cudnn"')),
         )
 
 

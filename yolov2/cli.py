@@ -92,7 +92,7 @@ def parse(config_class: type[Config], argv: Sequence[str] | None, prog: str, des
         if field.metadata.get("positional"):
             item = typing.get_args(kind)[0]
             help = field.metadata["help"]
-            parser.add_argument(field.name, type=item, nargs="+", metavar=_metavar(item), help=help)
+            parser.add_argument(field.name, type=item, nargs="+", metavar=field.name.upper(), help=help)
         elif kind is bool:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, required=required, help=help)
         else:

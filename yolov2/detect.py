@@ -1,45 +1,90 @@
-"""Find objects in pictures: ``python -m yolov2.detect PATH...`` writes drawn pictures and a JSON file."""
+"""Find objects in pictures: ``python -m yolov2.detect SOURCE...`` writes drawn pictures and a JSON file."""
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from yolov2.cli import option, parse, run
-from yolov2.data.dataset import BROKEN, open_upright
-from yolov2.detector import Detector, Found, check_options, pick_device
-from yolov2.draw import draw_detections
 from yolov2.errors import Complaints, UserError
+from yolov2.loading import load
+from yolov2.model import check_options
+from yolov2.results import Results
 from yolov2.runs import new_run, newest_weights
-from yolov2.sources import find_pictures
+from yolov2.sources import open_source
 
 
-def to_records(found: Found, size: tuple[int, int], names: Sequence[str]) -> list[dict]:
-    """Detections as JSON-able records; boxes are left, top, right, bottom in pixels, clipped."""
-    width, height = size
-    low, high = found.boxes[:, :2] - found.boxes[:, 2:] / 2, found.boxes[:, :2] + found.boxes[:, 2:] / 2
-    corners = np.concatenate([low, high], 1).clip(0, 1) * np.array([width, height, width, height])
-    return [
-        {"class": names[c], "score": round(float(s), 4), "box": [round(float(v), 1) for v in box]}
-        for c, s, box in zip(found.classes, found.scores, corners, strict=True)
-    ]
+def to_records(results: Results) -> list[dict]:
+    """Detections as JSON-able records; boxes are left, top, right, bottom in pixels, clipped.
+
+    A classifier's records are the five best classes, without a box.
+    """
+    records = []
+    for row in results.summary():
+        record = {"class": row["name"], "score": round(row["confidence"], 4)}
+        if "box" in row:
+            record["box"] = [round(row["box"][side], 1) for side in ("x1", "y1", "x2", "y2")]
+        records.append(record)
+    return records
+
+
+class VideoFile:
+    """A video of drawn frames, written as they come."""
+
+    def __init__(self, path: Path, source: str):
+        import cv2
+
+        self.path, self._cv2 = path, cv2
+        capture = cv2.VideoCapture(source)
+        self._rate = capture.get(cv2.CAP_PROP_FPS) or 25.0
+        capture.release()
+        self._writer: Any = None
+
+    def add(self, frame: np.ndarray) -> None:
+        """Append a frame, uint8 (H, W, 3) RGB; the first one decides the size.
+
+        Raises
+        ------
+        UserError
+            If OpenCV cannot write such a file.
+        """
+        if self._writer is None:
+            size = frame.shape[1], frame.shape[0]
+            fourcc = self._cv2.VideoWriter.fourcc(*"mp4v")
+            self._writer = self._cv2.VideoWriter(str(self.path), fourcc, self._rate, size)
+            if not self._writer.isOpened():
+                raise UserError(f"{self.path}: OpenCV cannot write it; use --no-draw")
+        self._writer.write(self._cv2.cvtColor(frame, self._cv2.COLOR_RGB2BGR))
+
+    def close(self) -> None:
+        """Finish the file."""
+        if self._writer is not None:
+            self._writer.release()
 
 
 @dataclass(frozen=True)
 class DetectConfig:
     """Flags of ``python -m yolov2.detect``."""
 
-    source: tuple[Path, ...] = option("pictures and folders", positional=True)
-    weights: Path | None = option("checkpoint; none is the best one of the newest run", default=None)
+    source: tuple[str, ...] = option(
+        "pictures, folders, patterns, .txt lists, videos, streams, camera numbers", positional=True
+    )
+    weights: Path | None = option(
+        "checkpoint, or Darknet's .weights; none is the best one of the newest run", default=None
+    )
+    cfg: Path | None = option("network file of .weights; none is the one beside them", default=None)
+    names: Path | None = option("class names of .weights, one a line; none: beside them", default=None)
     conf: float = option("detections must score above this", default=0.25)
     iou: float = option("NMS threshold", default=0.45)
     max_det: int = option("at most so many detections a picture", default=100)
+    imgsz: int | None = option("side of the input in pixels; none is the network's", default=None)
     batch: int = option("pictures at a time", default=16)
     device: str = option("cpu, cuda, cuda:1, ... or auto", default="auto")
     project: Path = option("results go into a new folder of this one", default=Path("runs"))
@@ -53,65 +98,72 @@ class DetectConfig:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     config = parse(DetectConfig, argv, "python -m yolov2.detect", "Find objects in pictures.")
-    paths = find_pictures(config.source)
-    weights = config.weights or newest_weights()
-    detector = Detector.load(weights, pick_device(config.device))
     complaints = Complaints()
-    opened: list[Path] = []
-
-    def pictures() -> Iterator[Image.Image]:
-        for path in paths:
-            try:
-                picture = open_upright(path)
-            except BROKEN:
-                complaints.add("pictures cannot be read and were left out", path)
-            else:
-                opened.append(path)
-                yield picture
-
+    source = open_source(list(config.source), complaints=complaints)
+    weights = config.weights or newest_weights()
+    model = load(weights, config.cfg, config.names, device=config.device)
+    thresholds = config.conf, config.iou, config.max_det
+    try:
+        stream = model.predict(source, *thresholds, config.imgsz, config.batch, stream=True, progress=False)
+    except ValueError as error:
+        raise UserError(f"--{error}") from None
     folder = new_run(config.project, config.name)
     start = time.perf_counter()
-    stream = detector.stream(
-        pictures(), config.batch, conf=config.conf, iou=config.iou, max_det=config.max_det
-    )
-    results: list[dict] = []
-    taken: set[str] = set()
-    for picture, found in tqdm(stream, "detecting", len(paths), unit="img", delay=2):
-        path = opened[len(results)]
-        records = to_records(found, picture.size, detector.names)
-        result = {
-            "picture": str(path),
-            "width": picture.width,
-            "height": picture.height,
-            "detections": records,
-        }
-        if config.draw:
-            # pictures of equal names from several folders must not overwrite each other
-            stems = chain([path.stem], (f"{path.stem}-{number}" for number in count(2)))
-            stem = next(stem for stem in stems if stem not in taken)
-            taken.add(stem)
-            drawn = draw_detections(picture, found.boxes, detector.names, found.classes, found.scores)
-            drawn.save(folder / f"{stem}.png")
-            result["drawn"] = f"{stem}.png"
-        results.append(result)
-        if len(paths) <= 10:
-            summary = ", ".join(f"{r['class']} {r['score']:.2f}" for r in records) or "nothing found"
-            tqdm.write(f"{path}: {summary}")
+    try:
+        pictures, boxes = _write(config, weights, stream, source.count, folder)
+    except UserError:
+        if not any(folder.iterdir()):
+            folder.rmdir()
+        raise
     seconds = time.perf_counter() - start
-    if not results:
-        folder.rmdir()
-        what = paths[0] if len(paths) == 1 else f"all {len(paths)} files, e.g. {paths[0]}"
-        raise UserError(f"{what}: cannot be read as a picture")
-    (folder / "detections.json").write_text(
-        json.dumps(
-            {"weights": str(weights), "conf": config.conf, "iou": config.iou, "pictures": results}, indent=1
-        )
-    )
     complaints.report()
-    boxes = sum(len(r["detections"]) for r in results)
-    print(
-        f"{boxes} objects in {len(results)} pictures, {len(results) / seconds:.1f} pictures/s; see {folder}"
-    )
+    print(f"{boxes} objects in {pictures} pictures, {pictures / seconds:.1f} pictures/s; see {folder}")
+
+
+def _write(
+    config: DetectConfig, weights: Path, stream: Any, total: int | None, folder: Path
+) -> tuple[int, int]:
+    """Write results as they come; returns the numbers of pictures and boxes.
+
+    Of videos and cameras there is no end of frames: they get a line of JSON each instead of one file.
+    """
+    done: list[dict] = []
+    pictures = boxes = 0
+    taken: set[str] = set()
+    with ExitStack() as files:
+        lines = None if total is not None else files.enter_context((folder / "detections.jsonl").open("w"))
+        videos: dict[str, VideoFile] = {}
+        for results in tqdm(stream, "detecting", total, unit="img", delay=2):
+            records = to_records(results)
+            height, width = results.orig_shape
+            entry = {"picture": results.path, "width": width, "height": height, "detections": records}
+            if config.draw and lines is not None and results.path in videos:
+                videos[results.path].add(np.asarray(results.plot().convert("RGB")))
+            elif config.draw:
+                # pictures of equal names from several folders must not overwrite each other
+                path = Path(results.path)
+                stems = chain([path.stem], (f"{path.stem}-{number}" for number in count(2)))
+                stem = next(stem for stem in stems if stem not in taken)
+                taken.add(stem)
+                if lines is None:
+                    results.plot().save(folder / f"{stem}.png")
+                    entry["drawn"] = f"{stem}.png"
+                else:
+                    video = files.enter_context(closing(VideoFile(folder / f"{stem}.mp4", results.path)))
+                    video.add(np.asarray(results.plot().convert("RGB")))
+                    videos[results.path] = video
+            pictures, boxes = pictures + 1, boxes + len(records)
+            if lines is not None:
+                print(json.dumps(entry), file=lines)
+                continue
+            done.append(entry)
+            if total is not None and total <= 10:
+                found = ", ".join(f"{r['class']} {r['score']:.2f}" for r in records) or "nothing found"
+                tqdm.write(f"{results.path}: {found}")
+    if total is not None:
+        report = {"weights": str(weights), "conf": config.conf, "iou": config.iou, "pictures": done}
+        (folder / "detections.json").write_text(json.dumps(report, indent=1))
+    return pictures, boxes
 
 
 if __name__ == "__main__":

@@ -73,8 +73,9 @@ class DarknetBatchNorm(nn.BatchNorm2d):
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance, self.momentum)
         else:
-            centred = x - self.running_mean[:, None, None]
-            normal = centred / (self.running_var.sqrt() + 1e-6)[:, None, None]
+            # x - mean over sqrt(variance) + 1e-6, which torch's own kernel computes of another variance
+            variance = (self.running_var.sqrt() + 1e-6).square()
+            return F.batch_norm(x, self.running_mean, variance, self.weight, self.bias, eps=0.0)
         normal = normal * self.weight[:, None, None]
         return normal if self.bias is None else normal + self.bias[:, None, None]
 
@@ -97,7 +98,7 @@ def _activation(name: str) -> nn.Module:
 
 
 def _initialise(module: Any, fan_in: int) -> None:
-    """Darknet's start: normal weights, no bias. On the meta device tensors have shapes only: nothing to do."""
+    """Darknet's start: normal weights, no bias. On the meta device there is nothing to do."""
     if not module.weight.is_meta:
         nn.init.normal_(module.weight, std=(2 / fan_in) ** 0.5)
         if module.bias is not None:

@@ -1,0 +1,227 @@
+"""`yolov2.load`: a network from Darknet's files or a checkpoint of this library, ready to use."""
+
+import warnings
+import zipfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from reference.layers import Grid, Layer, Reorg, ReorgOrder, Shape, Softmax, head_index, output_shapes
+from reference.region import Region
+from yolov2.cfg import Config, read_cfg
+from yolov2.checkpoint import load_checkpoint, to_plain
+from yolov2.classifier import Classifier
+from yolov2.detector import Detector
+from yolov2.errors import UserError
+from yolov2.letterbox import Mode
+from yolov2.model import input_size, pick_device
+from yolov2.names import default_names, read_names
+from yolov2.network import Network, load_parameters, uninitialised
+from yolov2.weights import read_weights
+
+PICKLES = {".pt", ".pth", ".pkl", ".bin", ".ckpt"}
+
+
+def load(
+    weights: str | Path,
+    cfg: str | Path | Config | None = None,
+    names: str | Path | Sequence[str] | None = None,
+    *,
+    device: str | torch.device = "auto",
+    imgsz: int | tuple[int, int] | None = None,
+    resize: Mode | None = None,
+    reorg: ReorgOrder | None = None,
+    strict: bool = True,
+) -> Detector | Classifier:
+    """A model from its files.
+
+    Parameters
+    ----------
+    weights : str or Path
+        ``.safetensors`` of this library, or a weights file of Darknet.
+    cfg : str, Path or Config, optional
+        Darknet's network file, or what `yolov2.cfg.read_cfg` made of it. By default the file of the same name
+        beside the weights.
+    names : str, Path or sequence of str, optional
+        Class names, or a file with one a line. By default a file of the weights' name, ``.names``, beside
+        them; otherwise VOC's for 20 classes, COCO's for 80, the nodes' for a tree, else numbers.
+    device : str or torch.device
+        "auto" is the GPU if there is one.
+    imgsz : int or tuple of int (height, width), optional
+        Size of the input in pixels, if not the one the files say.
+    resize : {"letterbox", "stretch"}, optional
+        How pictures are brought to that size. By default what the files say: Darknet letterboxes, but for
+        YOLOv1.
+    reorg : {"darknet", "space_to_depth"}, optional
+        Order of reorg layers. Darknet's is what its own weights need; some forks of 2018 and 2019 trained
+        with the textbook's.
+    strict : bool
+        A weights file must have exactly the bytes that the network needs. Otherwise what is missing starts
+        at random, and what is too much is left alone.
+
+    Returns
+    -------
+    Detector or Classifier
+        Ready for ``predict``. Weights of Darknet run with the batch norm of Darknet's CPU build.
+
+    Raises
+    ------
+    UserError
+        If a file is missing, damaged or of another kind, or the files do not go together.
+
+    Warns
+    -----
+    UserWarning
+        For keys in the cfg that nothing here reads, and of a file that did not fill the network.
+
+    Examples
+    --------
+    >>> model = yolov2.load("yolov2-voc.weights", cfg="yolov2-voc.cfg", names="voc.names")
+    >>> for result in model.predict("pictures/*.jpg", conf=0.5):
+    ...     print(result.path, result.boxes.xyxy, result.save())
+    """
+    path = Path(weights)
+    if path.suffix == ".safetensors":
+        if cfg is not None or names is not None:
+            raise UserError(f"{path}: a checkpoint knows its own network and names; leave cfg and names out")
+        checkpoint = load_checkpoint(path)
+        kind = Classifier if isinstance(checkpoint.head, Softmax) else Detector
+        model: Detector | Classifier = kind.from_checkpoint(checkpoint, path)
+    else:
+        model = from_darknet(path, cfg, names, imgsz, strict)
+    if imgsz is not None:
+        width, height = input_size(imgsz)
+        _checked(model.network.layers, (3, height, width), f"{path}: imgsz {imgsz}:")
+        model.imgsz = imgsz
+    if resize is not None:
+        model.resize = resize
+    if reorg is not None:
+        layers = model.network.layers
+        layers[:] = [replace(x, order=reorg) if isinstance(x, Reorg) else x for x in layers]
+    return model.to(device if isinstance(device, torch.device) else pick_device(device))
+
+
+def from_darknet(
+    path: Path,
+    cfg: str | Path | Config | None = None,
+    names: str | Path | Sequence[str] | None = None,
+    imgsz: int | tuple[int, int] | None = None,
+    strict: bool = True,
+) -> Detector | Classifier:
+    """A model from Darknet's files; parameters and errors as of `load`."""
+    _refuse_other_files(path)
+    if cfg is None:
+        cfg = _beside(path, ".cfg")
+        if cfg is None:
+            raise UserError(f"{path}: which network is it of? Give its cfg file")
+    config = cfg if isinstance(cfg, Config) else open_cfg(cfg)
+    where = f"{path}: the network" if isinstance(cfg, Config) else f"{cfg}:"
+    net, layers = config.net, config.layers
+    head, classes = _head(layers, where)
+    if net.channels not in (0, 3):
+        raise UserError(f"{where} channels={net.channels}; only networks for RGB pictures are supported")
+    if imgsz is None:
+        if net.width < 1 or net.height < 1:
+            raise UserError(f"{where} says no width and height; give imgsz")
+        imgsz = net.height if net.height == net.width else (net.height, net.width)
+    width, height = input_size(imgsz)
+    shape = (3, height, width)
+    channels, *_ = _checked(layers, shape, where)[layers.index(head)]
+    if isinstance(head, Softmax):
+        classes = channels
+    try:
+        header, parameters = read_weights(path, layers, shape, strict)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    if header.unfilled_layers:
+        warnings.warn(
+            f"{path}: fills {header.filled_layers} layers; {header.unfilled_layers} start at random",
+            stacklevel=3,
+        )
+    network = (Network if header.unfilled_layers else uninitialised)(layers, shape, "darknet")
+    load_parameters(network, parameters)
+    if strict and not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
+        raise UserError(f"{path}: damaged: not all weights are finite numbers")
+
+    tree = None if isinstance(head, Grid) or head.tree is None else head.tree.names
+    kind = Classifier if isinstance(head, Softmax) else Detector
+    return kind(
+        network.eval(),
+        _names(path, names, classes, isinstance(head, Softmax)) or tree or default_names(classes),
+        imgsz,
+        "stretch" if isinstance(head, Grid) else "letterbox",
+        {"net": to_plain(net), "head_training": to_plain(config.head_training)},
+        {"seen": header.seen, "darknet_version": list(header.version)},
+    )
+
+
+def open_cfg(path: str | Path) -> Config:
+    """Read a network file.
+
+    Raises
+    ------
+    UserError
+        If it cannot be read or makes no sense; in one line, with file, line and section.
+    """
+    try:
+        return read_cfg(Path(path))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _refuse_other_files(path: Path) -> None:
+    if path.is_dir():
+        raise UserError(f"{path}: a folder; name the weights in it")
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    if path.suffix == ".cfg":
+        raise UserError(f"{path}: a network file holds no weights; give it as cfg, and the weights first")
+    if path.suffix in PICKLES and zipfile.is_zipfile(path):
+        raise UserError(f"{path}: a PyTorch file, which may run code when it is opened; it is not read here")
+
+
+def _beside(path: Path, suffix: str) -> Path | None:
+    """A file called like the weights, in their folder or, as Darknet keeps them, in cfg or data beside it."""
+    stems = [path.stem, path.name.partition(".")[0]]  # the second for darknet19_448.conv.23
+    folders = [path.parent, path.parent / "cfg", path.parent / "data"]
+    found = (folder / f"{stem}{suffix}" for folder in folders for stem in stems)
+    return next((file for file in found if file.is_file()), None)
+
+
+def _head(layers: list[Layer], where: str) -> tuple[Region | Grid | Softmax, int]:
+    """The head record, and its number of classes (0 if it does not say)."""
+    index = head_index(layers)
+    if index is None:
+        raise UserError(f"{where} ends in no region, detection or softmax layer: what does it find?")
+    head = layers[index]
+    assert isinstance(head, Region | Grid | Softmax)
+    return head, 0 if isinstance(head, Softmax) else head.classes
+
+
+def _checked(layers: list[Layer], shape: Shape, where: str) -> list[Shape]:
+    try:
+        return output_shapes(layers, shape)
+    except ValueError as error:
+        raise UserError(f"{where} {error}") from None
+
+
+def _names(
+    path: Path, names: str | Path | Sequence[str] | None, classes: int, classifier: bool
+) -> tuple[str, ...] | None:
+    if names is None:
+        names = _beside(path, ".names")
+    if names is None:
+        return None
+    given = read_names(names) if isinstance(names, str | Path) else tuple(names)
+    # Darknet's own list for ImageNet names all 21,842 sets of synonyms, its classes are the first 1,000
+    given = given[:classes] if classifier else given
+    if len(given) != classes:
+        where = f"{names}: " if isinstance(names, str | Path) else "names: "
+        raise UserError(f"{where}{len(given)} class names for {classes} classes")
+    return given

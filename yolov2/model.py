@@ -1,0 +1,325 @@
+"""A network with all it takes to use it, as `yolov2.load` returns it: names, input size, resize mode."""
+
+import re
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from reference.layers import Connected, Grid, Head, Layer, Local, output_shapes
+from yolov2.checkpoint import Checkpoint, load_checkpoint, load_state, reading, save_checkpoint
+from yolov2.errors import UserError
+from yolov2.letterbox import Letterbox, Mode, network_input
+from yolov2.network import BatchNormForm, Network
+from yolov2.results import Results
+from yolov2.sources import Order, Source, open_source
+
+Picture = Image.Image | np.ndarray
+FIXED = (Connected, Local, Grid)  # records made for one size of input
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name; "auto" is the GPU if there is one.
+
+    Raises
+    ------
+    UserError
+        If there is no such device, or not here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    # torch knows more names (hpu, meta, ...): nothing here runs on those
+    if not re.fullmatch(r"cpu|cuda(:[0-9]+)?|mps", name):
+        raise UserError(f"--device {name}: not one of auto, cpu, cuda, cuda:1, ..., mps; try cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {name}: not usable here ({str(error).splitlines()[0]}); try cpu") from None
+    return device
+
+
+@dataclass
+class Model(ABC):
+    """A network and its conventions; `Detector` and `Classifier` say what its outputs mean.
+
+    Parameters
+    ----------
+    network : Network
+        Ends in one of `HEADS`.
+    names : tuple of str
+        Class names, as many as there are classes.
+    imgsz : int, or tuple of int (height, width)
+        Size of the network's input, in pixels; one number if it is square.
+    resize : {"letterbox", "stretch"}
+        How pictures are brought to that size.
+    config : dict
+        The training configuration, or what a cfg file says about training, for the record.
+    progress : dict
+        Where training stood; "seen" counts pictures. "darknet_version" is that of the weights file a network
+        came from.
+
+    Raises
+    ------
+    ValueError
+        If the network ends in something else, or there are not as many names as classes.
+    """
+
+    network: Network
+    names: tuple[str, ...]
+    imgsz: int | tuple[int, int]
+    resize: Mode = "letterbox"
+    config: dict[str, Any] = field(default_factory=dict)
+    progress: dict[str, Any] = field(default_factory=dict)
+
+    #: the head records it knows the meaning of
+    HEADS: ClassVar[tuple[type[Head], ...]]
+
+    def __post_init__(self):
+        if not isinstance(self.network.head, self.HEADS):
+            heads = " or ".join(head.__name__.lower() for head in self.HEADS)
+            raise ValueError(f"a {type(self).__name__.lower()} ends in a {heads} layer")
+        if len(self.names) != self.classes:
+            raise ValueError(f"{len(self.names)} class names for {self.classes} classes")
+
+    @classmethod
+    def build(
+        cls,
+        layers: Iterable[Layer],
+        names: Sequence[str],
+        imgsz: int | tuple[int, int],
+        resize: Mode = "letterbox",
+        config: dict[str, Any] | None = None,
+        batch_norm: BatchNormForm = "cudnn",
+    ) -> Self:
+        """A new network with random weights."""
+        width, height = input_size(imgsz)
+        network = Network(list(layers), (3, height, width), batch_norm)
+        # on CPUs and tensor cores alike, convolutions are faster when channels lie together
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return cls(network, tuple(names), imgsz, resize, config or {})
+
+    @classmethod
+    def load(cls, path: Path | str, device: torch.device | str = "cpu") -> Self:
+        """Read a checkpoint of this library; `yolov2.load` reads Darknet's files too.
+
+        Raises
+        ------
+        UserError
+            If the file is missing, damaged or not of this library, or holds another kind of network.
+        """
+        checkpoint = load_checkpoint(Path(path))
+        return cls.from_checkpoint(checkpoint, Path(path)).to(device)
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Checkpoint, path: Path) -> Self:
+        """The model described by a checkpoint that was read from `path`.
+
+        Raises
+        ------
+        UserError
+            If the network cannot be built, is not of this kind, or the tensors are not of that network.
+        """
+        c = checkpoint
+        if not isinstance(c.head, cls.HEADS):
+            heads = " nor ".join(head.__name__.lower() for head in cls.HEADS)
+            raise UserError(f"{path}: no {cls.__name__.lower()}, its network ends in no {heads} layer")
+        width, height = input_size(c.imgsz)
+        with reading(path):
+            with torch.device("meta"):  # shapes only, no memory: does the network run at all?
+                Network(list(c.layers), (3, height, width)).eval()(torch.empty(1, 3, height, width))
+            model = cls.build(c.layers, c.names, c.imgsz, c.resize, c.config, c.batch_norm)
+            shapes = {name: p.shape for name, p in model.network.named_parameters()}
+            if c.momentum and {name: m.shape for name, m in c.momentum.items()} != shapes:
+                raise ValueError("the momentum is not of these weights")
+        model.progress = c.progress
+        load_state(model.network, checkpoint, path)
+        model.network.eval()
+        return model
+
+    def save(
+        self,
+        path: Path | str,
+        progress: dict[str, Any] | None = None,
+        extra: dict[str, Tensor] | None = None,
+    ) -> None:
+        """Write a checkpoint; `extra` tensors (``momentum/...``) ride along."""
+        checkpoint = Checkpoint(
+            layers=tuple(self.network.layers),
+            names=self.names,
+            imgsz=self.imgsz,
+            resize=self.resize,
+            config=self.config,
+            progress=self.progress if progress is None else progress,
+            tensors=dict(self.network.state_dict()) | (extra or {}),
+            batch_norm=self.network.batch_norm,
+        )
+        save_checkpoint(Path(path), checkpoint)
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move to a device, in place."""
+        self.network.to(device)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network lives."""
+        return next(self.network.parameters()).device
+
+    @property
+    @abstractmethod
+    def classes(self) -> int:
+        """Number of classes."""
+
+    def predict(
+        self,
+        source: Any,
+        conf: float = 0.25,
+        iou: float = 0.45,
+        max_det: int = 100,
+        imgsz: int | tuple[int, int] | None = None,
+        batch: int = 16,
+        order: Order = "rgb",
+        stream: bool = False,
+        progress: bool = True,
+    ) -> list[Results] | Iterator[Results]:
+        """What is in pictures.
+
+        Parameters
+        ----------
+        source : str, Path, int, array, tensor, PIL.Image.Image, or a list of these
+            Whatever `yolov2.sources.open_source` takes: a picture, folder, glob pattern, .txt list, video,
+            stream or camera number; arrays uint8 (H, W, 3); tensors (B, 3, H, W) in [0, 1], RGB.
+        conf : float
+            Detections must score above this. (Classifiers know no detections: they leave this and the next
+            two alone.)
+        iou : float
+            NMS threshold.
+        max_det : int
+            At most so many detections a picture.
+        imgsz : int or tuple of int (height, width), optional
+            Size of the network's input if not its usual one; fully convolutional networks take any multiple
+            of their stride.
+        batch : int
+            Pictures at a time; of a video or camera one at a time.
+        order : {"rgb", "bgr"}
+            Channels of arrays; OpenCV's are "bgr".
+        stream : bool
+            Return an iterator that works as it goes instead of a list. Videos and cameras always do.
+        progress : bool
+            Show a bar when it takes more than two seconds.
+
+        Returns
+        -------
+        list of Results, or iterator of Results
+            One per picture, in order.
+
+        Raises
+        ------
+        UserError
+            If a source does not exist or cannot be read.
+        ValueError, TypeError
+            If an option or a source has no meaning, or the network cannot take that `imgsz`.
+        """
+        check_options(conf, iou, max_det, batch)
+        size = input_size(self.imgsz if imgsz is None else imgsz)
+        if imgsz is not None:
+            self._check_size(imgsz)
+        pictures = source if isinstance(source, Source) else open_source(source, order)
+        results = self._results(pictures, size, conf, iou, max_det, batch, progress)
+        return results if stream or pictures.streaming else list(results)
+
+    def _check_size(self, imgsz: int | tuple[int, int]) -> None:
+        """Complain about an input that the network cannot take."""
+        width, height = input_size(imgsz)
+        layers = self.network.layers
+        inputs = [output_shapes(layers, s) for s in ((3, height, width), self.network.input_shape)]
+        for index, (layer, here, usual) in enumerate(zip(layers[1:], *inputs, strict=False), start=1):
+            if isinstance(layer, FIXED) and here != usual:
+                raise ValueError(f"imgsz: {imgsz}, but layer {index} only takes what {self.imgsz} leads to")
+
+    @torch.inference_mode()
+    def _results(
+        self,
+        source: Source,
+        size: tuple[int, int],
+        conf: float,
+        iou: float,
+        max_det: int,
+        batch: int,
+        bar: bool,
+    ) -> Iterator[Results]:
+        frames = iter(source)
+        named = dict(enumerate(self.names))
+        shown = tqdm(total=source.count, desc="predicting", unit="img", delay=2, leave=False, disable=not bar)
+        with shown:
+            while group := list(islice(frames, 1 if source.streaming else batch)):
+                times = [time.perf_counter()]
+                images = self._input([frame.picture for frame in group], size)
+                times.append(time.perf_counter())
+                outputs = self.network.eval()(images)
+                times.append(time.perf_counter())
+                found = self._interpret(outputs, [frame.picture for frame in group], size, conf, iou, max_det)
+                times.append(time.perf_counter())
+                spent = [1000 * (b - a) / len(group) for a, b in pairwise(times)]
+                speed = dict(zip(("preprocess", "inference", "postprocess"), spent, strict=True))
+                for frame, what in zip(group, found, strict=True):
+                    yield self._result(what, frame.picture, named, frame.path, speed)
+                shown.update(len(group))
+
+    def _input(self, pictures: Sequence[Picture], size: tuple[int, int]) -> Tensor:
+        """The network's input (B, 3, height, width) for pictures of any sizes."""
+        return network_input(pictures, *size, self.resize, self.device)
+
+    @abstractmethod
+    def _interpret(
+        self,
+        outputs: Tensor,
+        pictures: Sequence[Picture],
+        size: tuple[int, int],
+        conf: float,
+        iou: float,
+        max_det: int,
+    ) -> list[Any]:
+        """What raw outputs say about each picture."""
+
+    @abstractmethod
+    def _result(
+        self, found: Any, picture: Picture, names: dict[int, str], path: str, speed: dict[str, float]
+    ) -> Results:
+        """That as `Results`."""
+
+
+def input_size(imgsz: int | tuple[int, int]) -> tuple[int, int]:
+    """(width, height) of a network's input in pixels: `imgsz` is one number or (height, width)."""
+    height, width = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
+    return width, height
+
+
+def letterboxes(pictures: Sequence[Picture], size: tuple[int, int], mode: Mode) -> list[Letterbox]:
+    """How each picture meets a network's input of `size` (width, height)."""
+    sizes = [p.size if isinstance(p, Image.Image) else (p.shape[1], p.shape[0]) for p in pictures]
+    return [Letterbox(width, height, *size, mode) for width, height in sizes]
+
+
+def check_options(conf: float, iou: float, max_det: int, batch: int) -> None:
+    """Complain about flags of detection that make no sense.
+
+    Raises
+    ------
+    ValueError
+        With the name of the flag.
+    """
+    if not 0 <= conf <= 1 or not 0 <= iou <= 1:
+        raise ValueError("--conf and --iou must be from 0 to 1")
+    if not 1 <= batch <= 10**6 or not 1 <= max_det <= 10**6:
+        raise ValueError("--batch and --max-det must be from 1 to 1000000")
