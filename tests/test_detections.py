@@ -13,19 +13,13 @@ from reference.average_precision import match_detections, precision_recall
 from tests.commands import assert_refused, command, make_voc
 from tests.golden import DATA
 from yolov2.data.dataset import Item
-from yolov2.data.detections import (
-    VOC_NAMES,
-    boxes_to_corners,
-    corners_to_boxes,
-    read_detections,
-    read_names,
-    write_detections,
-)
+from yolov2.data.detections import boxes_to_corners, corners_to_boxes, read_detections, write_detections
 from yolov2.data.sources import open_dataset
 from yolov2.data.voc import read_voc
 from yolov2.detector import Found
 from yolov2.errors import Complaints, UserError
 from yolov2.evaluate import compare, evaluate, main
+from yolov2.names import VOC_NAMES
 
 NAMES = ("bear", "teddy_bear")
 
@@ -172,16 +166,6 @@ class TestReading:
             file.unlink()
         with pytest.raises(UserError, match=r"no files \*_CLASS.txt, e.g. comp4_det_val_bear.txt"):
             read(tmp_path)
-
-    def test_names(self, tmp_path):
-        path = tmp_path / "some.names"
-        path.write_text("traffic light\n\n dog \n")
-        assert read_names(path) == ("traffic light", "dog")
-        for text, why in (("\n", "no class names"), ("dog\ncat\ndog\n", "'dog' comes twice")):
-            path.write_text(text)
-            with pytest.raises(UserError, match=why):
-                read_names(path)
-        assert len(VOC_NAMES) == 20 and list(VOC_NAMES) == sorted(VOC_NAMES)
 
 
 def test_there_and_back(small_data, tmp_path):

@@ -29,10 +29,11 @@ from yolov2 import plots
 from yolov2.checkpoint import training_data
 from yolov2.cli import option, parse, run
 from yolov2.data.dataset import Dataset, Item
-from yolov2.data.detections import VOC_NAMES, boxes_to_corners, read_detections, read_names, write_detections
+from yolov2.data.detections import boxes_to_corners, read_detections, write_detections
 from yolov2.data.sources import open_dataset
 from yolov2.detector import Detector, Found, check_options, pick_device
 from yolov2.errors import Complaints, UserError, shortened
+from yolov2.names import VOC_NAMES, read_names
 from yolov2.runs import newest_weights
 
 Overlap = Literal["continuous", "inclusive"]

@@ -25,11 +25,6 @@ from yolov2.data.dataset import Item
 from yolov2.detector import Found
 from yolov2.errors import Complaints, UserError
 
-VOC_NAMES = (
-    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
-    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train"),
-    "tvmonitor",
-)
 OPENERS: dict[str, Callable[..., Any]] = {".xz": lzma.open, ".gz": gzip.open}
 DAMAGED = (lzma.LZMAError, zlib.error, EOFError, gzip.BadGzipFile)
 
@@ -62,24 +57,6 @@ def corners_to_boxes(corners: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     low, high = corners[:, :2] - 1, corners[:, 2:] - 1
     high = np.maximum(low, high)
     return np.concatenate([(low + high) / 2 / sizes, (high - low) / sizes], axis=1)
-
-
-def read_names(path: Path) -> tuple[str, ...]:
-    """Class names, one a line; empty lines are passed over.
-
-    Raises
-    ------
-    UserError
-        If there are none, or one comes twice.
-    """
-    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    names = tuple(line.strip() for line in lines if line.strip())
-    if not names:
-        raise UserError(f"{path}: no class names; write one a line")
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice:
-        raise UserError(f"{path}: the class name {twice!r} comes twice")
-    return names
 
 
 def read_detections(
