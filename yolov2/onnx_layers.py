@@ -342,9 +342,10 @@ def _reorg(graph: Graph, x: str, layer: Reorg, shape: Shape, changing: bool, nam
     # Darknet reads the memory (C, H, W) as (C / s^2, H s, W s), takes space to depth of that, which is
     # (C, H, W), and reads its memory as (C s^2, H / s, W / s) (SPEC 9). Below, w is W / s. In a new shape
     # 0 keeps a size where it stands and -1 leaves one open, so any H and W will do: H stands at 2, w at 6.
-    # It must be one Reshape: of two in a row OpenCV 5.0 drops the first, and with it what the 0 refers to.
+    # Sizes that are known are said: of two Reshapes in a row OpenCV 5.0 drops one, and what 0 refers to.
     d = c // (s * s)
-    x = graph.reshape(x, [0, d, 0, s, s, -1, s], f"{name}_blocks")  # (B, d, H, oy, s, w, ox)
+    rows, part = (0, -1) if changing else (h, w // s)
+    x = graph.reshape(x, [0, d, rows, s, s, part, s], f"{name}_blocks")  # (B, d, H, oy, s, w, ox)
     x = graph.node("Transpose", [x], f"{name}_moved", perm=[0, 3, 6, 1, 2, 4, 5])  # (B, oy, ox, d, H, s, w)
     if not changing:
         return graph.reshape(x, [0, c * s * s, h // s, w // s], name)
