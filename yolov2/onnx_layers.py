@@ -1,7 +1,7 @@
 """What each layer record is in the operators of ONNX (SPEC 10).
 
 Nothing is traced: the meaning of the records is said once more here, and proven against `reference.network`
-in two engines. A record becomes one to five nodes named after it, ``layer12_conv``.
+in two engines. A record becomes a few nodes named after it, ``layer12_conv``.
 
 ============== ========================================================================================
 record         nodes
