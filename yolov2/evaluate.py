@@ -31,8 +31,9 @@ from yolov2.cli import option, parse, run
 from yolov2.data.dataset import Dataset, Item
 from yolov2.data.detections import boxes_to_corners, read_detections, write_detections
 from yolov2.data.sources import open_dataset
-from yolov2.detector import Detector, Found, check_options, pick_device
+from yolov2.detector import Detector, Found, check_options
 from yolov2.errors import Complaints, UserError, shortened
+from yolov2.loading import load
 from yolov2.names import VOC_NAMES, read_names
 from yolov2.runs import newest_weights
 
@@ -253,11 +254,17 @@ def _measured(table: Table, items: Sequence[Item], overlap: Overlap) -> Table:
 class EvaluateConfig:
     """Flags of ``python -m yolov2.evaluate``."""
 
-    weights: Path | None = option("checkpoint; none is the best one of the newest run", default=None)
+    weights: Path | None = option(
+        "checkpoint, or Darknet's .weights; none is the best one of the newest run", default=None
+    )
+    cfg: Path | None = option("network file of .weights; none is the one beside them", default=None)
     detections: Path | None = option(
         "in place of a network, a file of detections or a folder of Darknet's *_CLASS.txt", default=None
     )
-    names: Path | None = option("class names of --detections, one a line; none is VOC's twenty", default=None)
+    names: Path | None = option(
+        "class names of --detections or .weights, one a line; none is VOC's twenty, or those beside them",
+        default=None,
+    )
     data: Path | None = option("data set; none is the one the checkpoint was trained on", default=None)
     split: str = option("which part of the data set", default="val")
     classes: tuple[str, ...] | None = option("measure only these; none is all", default=None)
@@ -280,8 +287,6 @@ class EvaluateConfig:
             raise ValueError("--detections takes the place of --weights; give one of them")
         if self.detections and not self.data:
             raise ValueError("--detections: on which pictures? give --data")
-        if self.names and not self.detections:
-            raise ValueError("--names are those of --detections; a checkpoint knows its own")
         if self.classes == ():
             raise ValueError("--classes: name one or more")
 
@@ -315,7 +320,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _of_network(config: EvaluateConfig, overlap: Overlap) -> Evaluation:
     weights = config.weights or newest_weights()
-    detector = Detector.load(weights, pick_device(config.device))
+    detector = load(weights, config.cfg, config.names, device=config.device)
+    if not isinstance(detector, Detector):
+        raise UserError(f"{weights}: a classifier finds no boxes; give a detector")
+    if config.data is None and weights.suffix != ".safetensors":
+        raise UserError(f"{weights}: which pictures? give --data")
     data = config.data or training_data(detector.config, weights)
     complaints = Complaints()
     dataset = open_dataset(data, config.split, detector.names, complaints)
