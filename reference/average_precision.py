@@ -7,13 +7,13 @@ makes of such corners the boxes whose plain overlap is the development kit's.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
 from reference.boxes import box_iou, box_xyxy_to_cxcywh
 
-Method = Literal["voc11", "voc_all", "coco101"]
+Method = Literal["voc11", "voc11_numpy", "voc_all", "coco101"]
 
 
 @dataclass(frozen=True)
@@ -215,15 +215,18 @@ def precision_recall(hit: np.ndarray, positives: int) -> tuple[np.ndarray, np.nd
 def average_precision(recall: np.ndarray, precision: np.ndarray, method: Method = "voc11") -> float:
     """One number for a precision-recall curve.
 
-    All three look at the interpolated precision p(r), the greatest precision at any recall >= r (0 where
-    that recall is not reached): "voc11" is its mean over r = 0, .1, ..., 1 (VOC until 2009, and the VOC2007
+    All look at the interpolated precision p(r), the greatest precision at any recall >= r (0 where that
+    recall is not reached): "voc11" is its mean over r = 0, .1, ..., 1 (VOC until 2009, and the VOC2007
     numbers of the papers), "coco101" over r = 0, .01, ..., 1, "voc_all" its integral (VOC since 2010).
+    "voc11_numpy" is "voc11" as most Python ports of the devkit have it, with the recalls of
+    ``numpy.arange(0, 1.1, 0.1)``: rounding makes .3, .6 and .7 of them greater than 3/10, 6/10 and 7/10, so
+    a curve with exactly that recall does not reach them and may lose up to 1/11.
 
     Parameters
     ----------
     recall, precision : (M,) float64
         As `precision_recall` returns them: recall does not decrease. M may be 0.
-    method : {"voc11", "voc_all", "coco101"}
+    method : {"voc11", "voc11_numpy", "voc_all", "coco101"}
         How p(r) is averaged.
 
     Returns
@@ -234,19 +237,23 @@ def average_precision(recall: np.ndarray, precision: np.ndarray, method: Method 
     Raises
     ------
     ValueError
-        If `method` is none of the three.
+        If `method` is none of these.
     """
     # The greatest precision from here on, and 0 after the last recall.
     interpolated = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
     if method == "voc_all":
         return float(np.diff(recall, prepend=0.0) @ interpolated[:-1])
-    if method not in ("voc11", "coco101"):
-        raise ValueError(f"method: {method!r} is not one of voc11, voc_all, coco101")
-    steps = 10 if method == "voc11" else 100
-    # i / steps rounds as found / positives does, so a recall of exactly 3/10 reaches .3. The .3, .6 and .7 of
-    # numpy.arange and linspace are a bit too large: a tool with such a grid misses that point.
-    at = np.searchsorted(recall, np.arange(steps + 1) / steps, side="left")
-    return float(interpolated[at].mean())
+    match method:
+        # i / steps rounds as found / positives does, so a recall of exactly 3/10 reaches .3.
+        case "voc11":
+            levels = np.arange(11) / 10
+        case "coco101":
+            levels = np.arange(101) / 100
+        case "voc11_numpy":
+            levels = np.arange(0, 1.1, 0.1)
+        case _:
+            raise ValueError(f"method: {method!r} is not one of {', '.join(get_args(Method))}")
+    return float(interpolated[np.searchsorted(recall, levels, side="left")].mean())
 
 
 def mean_average_precision(
@@ -267,7 +274,7 @@ def mean_average_precision(
     iou_threshold : float or sequence of float
         With several, the average precision of a class is its mean over them; COCO's .5:.95 is
         ``numpy.arange(50, 100, 5) / 100`` with ``method="coco101"``.
-    method : {"voc11", "voc_all", "coco101"}
+    method : {"voc11", "voc11_numpy", "voc_all", "coco101"}
         See `average_precision`.
 
     Returns

@@ -126,7 +126,7 @@ def evaluate(
         Darknet's thresholds for validation (SPEC 8.3).
     max_det : int
         At most so many detections a picture.
-    method : {"voc_all", "voc11", "coco101"}
+    method : {"voc_all", "voc11", "voc11_numpy", "coco101"}
         How the precision-recall curve is averaged.
     threshold : float or sequence of float
         Overlap that makes a detection right; several are averaged.
