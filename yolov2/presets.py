@@ -1,16 +1,35 @@
 """The published networks as tables of layer records, and `nano`, a small one of this project for CPUs.
 
-Every preset is a function of the number of classes and the anchors, so that the same table serves any data
-set. The published ones are proven against the tables of SPEC 21 (shapes, BFLOP, parameters) in the tests.
+Every table is a function of what it ends in (anchors and classes, cells and boxes, or classes alone), so that
+it serves any data set. The tests hold the published ones to Darknet's own files, record for record, and to
+the tables of SPEC 21 (shapes, BFLOP, parameters).
+
+`NETWORKS` has all of them by name, `PRESETS` the detectors that ``python -m yolov2.train`` trains.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from reference.layers import AvgPool, Conv, Layer, MaxPool, Reorg, Route, Softmax
-from reference.region import Region
+from reference.layers import (
+    Activation,
+    AvgPool,
+    Connected,
+    Conv,
+    Cost,
+    Dropout,
+    Grid,
+    Layer,
+    Local,
+    MaxPool,
+    Reorg,
+    Route,
+    Softmax,
+)
+from reference.region import Region, WordTree
 
 Anchors = tuple[tuple[float, float], ...]
+Classes = int | WordTree  # what a classifier tells apart: so many classes, or the nodes of a tree
 
 # anchors in cells of 32 pixels, from the original cfg files
 VOC_ANCHORS: Anchors = (
@@ -28,6 +47,7 @@ COCO_ANCHORS: Anchors = (
     (9.77052, 9.16828),
 )
 TINY_VOC_ANCHORS: Anchors = ((1.08, 1.19), (3.42, 4.41), (6.63, 11.38), (9.42, 5.11), (16.62, 10.52))
+YOLO9000_ANCHORS: Anchors = ((0.77871, 1.14074), (3.00525, 4.31277), (9.22725, 9.61974))
 
 # Darknet-19 without its classifier (paper 2, table 6): 18 convolutions, 5 max pools
 DARKNET19_TRUNK: list[Layer] = [
@@ -48,10 +68,32 @@ TINY_TRUNK: list[Layer] = [
     *(Conv(512), MaxPool(2, 1)),
 ]
 
+# the first 20 convolutions of YOLOv1 (paper 1, figure 3), on ImageNet by themselves "extraction"
+EXTRACTION_TRUNK: list[Layer] = [
+    *(Conv(64, 7, 2), MaxPool()),
+    *(Conv(192), MaxPool()),
+    *(Conv(128, 1), Conv(256), Conv(256, 1), Conv(512), MaxPool()),
+    *(Conv(256, 1), Conv(512)) * 4,
+    *(Conv(512, 1), Conv(1024), MaxPool()),
+    *(Conv(512, 1), Conv(1024)) * 2,
+]
+
 
 def region_head(region: Region) -> list[Layer]:
     """The linear 1x1 convolution that feeds a region layer, and the layer."""
     return [Conv(region.channels, 1, batch_norm=False, activation="linear"), region]
+
+
+def grid_head(grid: Grid) -> list[Layer]:
+    """The connected layer that feeds YOLOv1's detection layer, and the layer."""
+    return [Connected(grid.outputs), grid]
+
+
+def softmax_head(classes: Classes, activation: Activation = "linear") -> list[Layer]:
+    """A class a channel, the mean over the map, and softmax: over all, or per sibling group of a tree."""
+    tree = classes if isinstance(classes, WordTree) else None
+    filters = len(classes.parents) if isinstance(classes, WordTree) else classes
+    return [Conv(filters, 1, batch_norm=False, activation=activation), AvgPool(), Softmax(tree)]
 
 
 def yolov2(region: Region) -> list[Layer]:
@@ -89,27 +131,123 @@ def nano(region: Region) -> list[Layer]:
     ]
 
 
-def darknet19(classes: int = 1000) -> list[Layer]:
-    """darknet19.cfg: the ImageNet classifier."""
-    head = Conv(classes, 1, batch_norm=False, activation="linear")
-    return [*DARKNET19_TRUNK, head, AvgPool(), Softmax()]
+def yolo9000(region: Region) -> list[Layer]:
+    """yolo9000.cfg: Darknet-19 and nothing but a head of three anchors (paper 2, sec. 4)."""
+    return [*DARKNET19_TRUNK, *region_head(region)]
+
+
+def yolov1(grid: Grid) -> list[Layer]:
+    """yolov1.cfg: 24 convolutions, then a layer whose weights differ at every place (paper 1, figure 3)."""
+    return [
+        *EXTRACTION_TRUNK,
+        *(Conv(1024), Conv(1024, 3, 2), Conv(1024), Conv(1024)),
+        *(Local(256), Dropout()),
+        *grid_head(grid),
+    ]
+
+
+def yolov1_tiny(grid: Grid) -> list[Layer]:
+    """yolov1-tiny.cfg: the tiny trunk, whose last pool halves here too."""
+    return [*TINY_TRUNK[:-1], MaxPool(), Conv(1024), Conv(256), *grid_head(grid)]
+
+
+def darknet19(classes: Classes = 1000) -> list[Layer]:
+    """darknet19.cfg and darknet19_448.cfg: the ImageNet classifier (paper 2, table 6)."""
+    return [*DARKNET19_TRUNK, *softmax_head(classes)]
+
+
+def darknet9000(classes: Classes = 9418) -> list[Layer]:
+    """darknet9000.cfg: the same on the nodes of a tree, of which a picture's label may name any."""
+    return [*darknet19(classes), Cost("masked")]
+
+
+def tiny(classes: Classes = 1000) -> list[Layer]:
+    """tiny.cfg: a classifier of small squeezes and expansions."""
+    return [
+        *(Conv(16), MaxPool()),
+        *(Conv(32), MaxPool()),
+        *(Conv(16, 1), Conv(128)) * 2,
+        MaxPool(),
+        *(Conv(32, 1), Conv(256)) * 2,
+        MaxPool(),
+        *(Conv(64, 1), Conv(512)) * 2,
+        Conv(128, 1),
+        *softmax_head(classes),
+    ]
+
+
+def extraction(classes: Classes = 1000) -> list[Layer]:
+    """extraction.cfg: the classifier that YOLOv1 starts from; its class scores are leaky."""
+    return [*EXTRACTION_TRUNK, *softmax_head(classes, "leaky")]
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A detector's table with the settings it was published with."""
+    """A network's table with the input and the head that its cfg file has.
 
-    build: Callable[[Region], list[Layer]]
+    Parameters
+    ----------
+    table : callable
+        The head -> the list of layers.
+    imgsz : int
+        Side of the input in pixels.
+    head : Region, Grid, int or WordTree
+        What the table is made for; for a classifier, its classes.
+    """
+
+    table: Callable[[Any], list[Layer]]
     imgsz: int
-    region: Region
+    head: Region | Grid | Classes
+
+    def build(self, head: Region | Grid | Classes | None = None) -> list[Layer]:
+        """The layers, for the preset's own head or another one of its kind."""
+        return self.table(self.head if head is None else head)
+
+
+@dataclass(frozen=True)
+class Recipe(Preset):
+    """A detector that `yolov2.train` trains, and how.
+
+    Parameters
+    ----------
+    head : Region
+        As for a `Preset`.
+    jitter : float
+        Largest change of a picture's sides while training, as a fraction of them.
+    lr : float
+        Learning rate.
+    """
+
+    head: Region
     jitter: float
     lr: float = 0.001
 
+    @property
+    def region(self) -> Region:
+        """The head."""
+        return self.head
 
-PRESETS: dict[str, Preset] = {
-    "yolov2-voc": Preset(yolov2, 416, Region(VOC_ANCHORS, 20), 0.3),
-    "yolov2": Preset(yolov2, 416, Region(COCO_ANCHORS, 80), 0.3),
-    "yolov2-tiny-voc": Preset(yolov2_tiny_voc, 416, Region(TINY_VOC_ANCHORS, 20), 0.2),
-    "yolov2-tiny": Preset(yolov2_tiny, 416, Region(COCO_ANCHORS, 80, rescore=False), 0.2),
-    "nano": Preset(nano, 416, Region(VOC_ANCHORS, 20), 0.2, lr=0.01),
+
+PRESETS: dict[str, Recipe] = {
+    "yolov2-voc": Recipe(yolov2, 416, Region(VOC_ANCHORS, 20), 0.3),
+    "yolov2": Recipe(yolov2, 608, Region(COCO_ANCHORS, 80), 0.3),
+    "yolov2-tiny-voc": Recipe(yolov2_tiny_voc, 416, Region(TINY_VOC_ANCHORS, 20), 0.2),
+    "yolov2-tiny": Recipe(yolov2_tiny, 416, Region(COCO_ANCHORS, 80, rescore=False), 0.2),
+    "nano": Recipe(nano, 416, Region(VOC_ANCHORS, 20), 0.2, lr=0.01),
+}
+# The tree of the 9418 things is a file of Darknet's and not part of this library. Without it the two networks
+# on it have the right layers, costs and parameters, but classes that know nothing of each other:
+#     tree = read_tree("9k.tree")
+#     region = replace(NETWORKS["yolo9000"].head, class_activation="tree", tree=tree)
+#     layers = NETWORKS["yolo9000"].build(region)
+NETWORKS: dict[str, Preset] = {
+    **PRESETS,
+    "yolo9000": Preset(yolo9000, 544, Region(YOLO9000_ANCHORS, 9418, class_activation="logistic")),
+    "yolov1": Preset(yolov1, 448, Grid()),
+    "yolov1-tiny": Preset(yolov1_tiny, 448, Grid(boxes=2)),
+    "darknet19": Preset(darknet19, 256, 1000),
+    "darknet19_448": Preset(darknet19, 448, 1000),
+    "darknet9000": Preset(darknet9000, 448, 9418),
+    "tiny": Preset(tiny, 224, 1000),
+    "extraction": Preset(extraction, 224, 1000),
 }
