@@ -1,4 +1,9 @@
-"""YOLOv1's detection layer, inference (SPEC 11)."""
+"""YOLOv1's detection layer, inference (SPEC 11).
+
+Shapes: B pictures, S = side^2 cells in row-major order, n boxes per cell, C classes. Wherever a vector
+(B, outputs) is taken, one of another length is a ValueError, see `split_grid`. Results have its dtype and
+device, and a gradient.
+"""
 
 from typing import NamedTuple
 
@@ -9,39 +14,59 @@ from reference.layers import Grid
 
 
 class GridParts(NamedTuple):
-    """Views of a flat output: S = side^2 cells in row-major order, n boxes a cell."""
+    """The three parts of the flat vector; views of it."""
 
     classes: Tensor  # (B, S, C)
     confidence: Tensor  # (B, S, n)
-    boxes: Tensor  # (B, S, n, 4) x, y inside the cell, w, h (or their roots) of the picture
+    boxes: (
+        Tensor  # (B, S, n, 4): centre inside the cell in cells, size as a fraction of the picture or its root
+    )
 
 
 def split_grid(flat: Tensor, grid: Grid) -> GridParts:
-    """The parts of an output (B, outputs), as views.
+    """Views of the classes, confidences and boxes inside the vectors.
+
+    Parameters
+    ----------
+    flat : Tensor (B, outputs)
+        The layer's input or output, of any strides.
+    grid : Grid
+        Settings.
+
+    Returns
+    -------
+    GridParts
 
     Raises
     ------
     ValueError
-        If it has not the grid's number of outputs.
+        If `flat` is not (B, grid.outputs).
     """
     if flat.ndim != 2 or flat.shape[1] != grid.outputs:
-        raise ValueError(f"output: shape {tuple(flat.shape)}, needs (B, {grid.outputs})")
-    cells, n, C = grid.side**2, grid.boxes, grid.classes
-    classes, confidence, boxes = flat.split([cells * C, cells * n, cells * n * 4], dim=1)
+        raise ValueError(f"a (B, {grid.outputs}) tensor is needed, got {tuple(flat.shape)}")
+    S, n, C = grid.side**2, grid.boxes, grid.classes
+    classes, confidence, boxes = flat.split([S * C, S * n, S * n * 4], dim=1)
     return GridParts(
-        classes.unflatten(1, (cells, C)),
-        confidence.unflatten(1, (cells, n)),
-        boxes.unflatten(1, (cells, n, 4)),
+        classes.unflatten(1, (S, C)),
+        confidence.unflatten(1, (S, n)),
+        boxes.unflatten(1, (S, n, 4)),
     )
 
 
 def activate_grid(raw: Tensor, grid: Grid) -> Tensor:
-    """What the layer puts out: its input (B, outputs), with a softmax over each cell's classes if it says so.
+    """What the layer puts out: its input, with a softmax over each cell's classes if ``grid.softmax``.
 
-    Raises
-    ------
-    ValueError
-        If `raw` has not the grid's number of outputs.
+    Parameters
+    ----------
+    raw : Tensor (B, outputs)
+        The layer's input.
+    grid : Grid
+        Settings.
+
+    Returns
+    -------
+    Tensor (B, outputs)
+        `raw` itself where there is no softmax.
     """
     classes, confidence, boxes = split_grid(raw, grid)
     if not grid.softmax:
@@ -50,7 +75,20 @@ def activate_grid(raw: Tensor, grid: Grid) -> Tensor:
 
 
 def decode_grid(output: Tensor, grid: Grid) -> Tensor:
-    """Boxes (B, S, n, 4) cxcywh of an activated output (B, outputs), as fractions of the network's input."""
+    """Boxes of an output vector.
+
+    Parameters
+    ----------
+    output : Tensor (B, outputs)
+        The layer's output.
+    grid : Grid
+        Settings.
+
+    Returns
+    -------
+    Tensor (B, S, n, 4)
+        cx, cy, w, h as fractions of the network's input.
+    """
     boxes = split_grid(output, grid).boxes
     cell = torch.arange(grid.side**2, device=output.device)
     corner = torch.stack([cell % grid.side, cell // grid.side], -1).to(output.dtype)
@@ -73,16 +111,11 @@ def detect_grid(output: Tensor, grid: Grid, threshold: float) -> tuple[Tensor, T
     Returns
     -------
     boxes : Tensor (B, S*n, 4)
-        cxcywh, fractions of the network's input.
+        cx, cy, w, h as fractions of the network's input.
     confidence : Tensor (B, S*n)
         Not thresholded.
     scores : Tensor (B, S*n, C)
         Confidence times class probability, or zero.
-
-    Raises
-    ------
-    ValueError
-        If `output` has not the grid's number of outputs.
     """
     classes, confidence, _ = split_grid(output, grid)
     scores = confidence[..., None] * classes[:, :, None]

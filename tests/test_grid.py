@@ -1,12 +1,15 @@
-"""YOLOv1's detection layer: one cell by hand, and the gradient against central differences."""
+"""YOLOv1's detection layer: one cell by hand, the gradient against differences, torch against NumPy."""
 
+import re
 from dataclasses import replace
 
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 
+import fast.grid
 from reference.grid import (
     activate_grid,
     assign_grid,
@@ -20,6 +23,7 @@ from reference.grid import (
     split_grid,
 )
 from reference.layers import Grid
+from tests.equivalence import close, equal
 
 ONE = Grid(side=1, boxes=2, classes=2)
 # one cell: classes .3, .6; confidences .2, .7; boxes .4^2 x .5^2 at (.2, .3) and 1 x .5^2 at the centre
@@ -220,3 +224,91 @@ def test_dtype_is_kept():
             *detect_grid(output, ONE, 0.2),
         )
         assert {r.dtype for r in results} == {np.dtype(dtype)}
+
+
+@st.composite
+def vectors(draw):
+    """Settings, and vectors (B, outputs) float64 for them, also of no picture."""
+    grid = Grid(
+        side=draw(st.integers(1, 4)),
+        boxes=draw(st.integers(1, 3)),
+        classes=draw(st.integers(1, 4)),
+        sqrt=draw(st.booleans()),
+        softmax=draw(st.booleans()),
+    )
+    rng = np.random.default_rng(draw(st.integers(0, 10**6)))
+    spread = draw(st.sampled_from([0.0, 1.0, 30.0]))  # all equal, mild, saturated
+    return grid, spread * rng.normal(size=(draw(st.integers(0, 3)), grid.outputs))
+
+
+def strided(array, dtype):
+    """A tensor with these values, every second column of a wider one: what a slice of a batch looks like."""
+    wide = torch.full((array.shape[0], 2 * array.shape[1]), torch.nan, dtype=dtype)
+    wide[:, ::2] = torch.from_numpy(array)
+    return wide[:, ::2]
+
+
+class TestTorch:
+    """`fast.grid`, which has no kernels of its own."""
+
+    @given(vectors(), st.sampled_from([torch.float32, torch.float64]))
+    def test_activation_equals_the_oracle(self, case, dtype):
+        grid, values = case
+        raw = strided(values, dtype)
+        exact = raw.double().numpy()
+        got = fast.grid.activate_grid(raw, grid)
+        assert got.dtype == dtype
+        twin = activate_grid(raw.numpy(), grid)
+        close(got, activate_grid(exact, grid), twin, k=8)  # exp, a sum of few, a division
+        if not grid.softmax:
+            equal(got, raw.numpy())
+
+    @given(
+        vectors(),
+        st.sampled_from([torch.float32, torch.float64]),
+        st.sampled_from([-1.0, 0.0, 0.1, 0.5]),
+    )
+    def test_the_rest_equals_the_oracle_bit_for_bit(self, case, dtype, threshold):
+        """Sums, products and quotients are rounded the same everywhere, so no tolerance is needed."""
+        grid, values = case
+        output = strided(values, dtype)
+        for got, want in zip(
+            fast.grid.split_grid(output, grid), split_grid(output.numpy(), grid), strict=True
+        ):
+            equal(got, want)
+        equal(fast.grid.decode_grid(output, grid), decode_grid(output.numpy(), grid))
+        found = fast.grid.detect_grid(output, grid, threshold)
+        for got, want in zip(found, detect_grid(output.numpy(), grid, threshold), strict=True):
+            assert got.dtype == dtype and got.shape == want.shape
+            equal(got, want)
+
+    def test_nan_is_no_detection(self):
+        output = torch.from_numpy(OUTPUT).clone()
+        output[0, 3] = torch.nan  # the confidence of box 1
+        _, confidence, scores = fast.grid.detect_grid(output, ONE, 0.05)
+        assert confidence[0].isnan().tolist() == [False, True]
+        np.testing.assert_allclose(scores, [[[0.06, 0.12], [0, 0]]])
+
+    def test_parts_are_views(self):
+        output = torch.zeros(2, ONE.outputs)
+        fast.grid.split_grid(output, ONE).boxes[1, 0, 1] = torch.arange(1.0, 5)
+        assert output.sum(1).tolist() == [0, 10]
+        assert output[1, -4:].tolist() == [1, 2, 3, 4]
+
+    def test_gradient(self):
+        grid = Grid(side=2, boxes=2, classes=2, softmax=True)
+        raw = torch.rand(1, grid.outputs, dtype=torch.float64, requires_grad=True)
+
+        def detect(x):
+            return fast.grid.detect_grid(fast.grid.activate_grid(x, grid), grid, -1.0)
+
+        assert torch.autograd.gradcheck(detect, (raw,))
+
+    @pytest.mark.parametrize("shape", [(1, 13), (1, 11), (12,), (1, 12, 1), (3, 2, 2)])
+    def test_other_shapes_are_refused(self, shape):
+        wrong = torch.zeros(shape)
+        for function in (fast.grid.split_grid, fast.grid.activate_grid, fast.grid.decode_grid):
+            with pytest.raises(ValueError, match=r"\(B, 12\).*" + re.escape(str(shape))):
+                function(wrong, ONE)
+        with pytest.raises(ValueError, match=r"\(B, 12\)"):
+            fast.grid.detect_grid(wrong, ONE, 0.1)

@@ -6,12 +6,14 @@ import torch
 
 import fast.decode
 import fast.detect
+import fast.grid
 import fast.loss
 import fast.nms
 import fast.reorg
 from reference.letterbox import undo_letterbox
 from tests.backends import BACKENDS
 from tests.golden import GOLDEN, cases, compare
+from tests.golden.grid import _grid as grid_of
 from tests.golden.region import golden_region
 
 CASES = cases()
@@ -131,3 +133,22 @@ def test_reorg(backend, case):
         options = {"stride": c["stride"], "reverse": bool(c["reverse"])}
         within("output", fast.reorg.reorg(backend.tensor(case["input"]), **options), case["output"])
         within("input delta", fast.reorg.reorg_grad(backend.tensor(case["dout"]), **options), case["din"])
+
+
+@each("yolov1_train")
+def test_output_of_the_grid_layer(backend, case):
+    with backend:
+        output = fast.grid.activate_grid(backend.tensor(case["input"]), grid_of(case.config))
+    within("output", output, case["output"], atol=1e-6)
+
+
+@each("yolov1_detect")
+def test_candidates_of_the_grid_layer(backend, case):
+    """`input` plays the part of the layer's output here: no softmax comes in between."""
+    c = case.config
+    with backend:
+        output = backend.tensor(case["input"][None])
+        boxes, confidence, scores = fast.grid.detect_grid(output, grid_of(c), c["thresh"])
+    within("boxes", boxes[0].cpu() * torch.tensor([c["image_w"], c["image_h"]] * 2), case["boxes"], rtol=1e-5)
+    within("objectness", confidence[0], case["objectness"])
+    within("scores", scores[0], case["probs"], atol=1e-6)
