@@ -36,7 +36,8 @@ from reference.layers import (
 )
 from reference.network import forward
 from reference.region import Region, WordTree
-from tests.golden import DATA
+from tests.golden import DATA, GOLDEN, cases
+from tests.golden.layers import recipe, torch_outputs
 from tests.strategies import predictions, regions
 from yolov2.cfg import read_cfg
 from yolov2.errors import UserError
@@ -230,6 +231,22 @@ def test_published_networks(name):
     want = wanted(network, x)
     for engine in (in_onnxruntime, in_opencv):
         check(engine(model)(x)[0], want)
+
+
+FULL = [case for case in cases() if case.group == "network_full"]
+
+
+@pytest.mark.skipif(not FULL, reason=f"GOLDEN NUMBERS ABSENT: {GOLDEN} does not exist; no full-size ONNX run")
+@pytest.mark.parametrize("case", FULL, ids=lambda case: case.name)
+def test_full_size_networks_of_the_original(case):
+    """yolov2-voc and yolov2-tiny-voc with the golden weights: as far from torch as from Darknet itself."""
+    layers, parameters, x = recipe(case)
+    want = torch_outputs(layers, parameters, x)[-2]
+    model = to_onnx(layers, parameters, x.shape[1:], names=())
+    for engine in (in_onnxruntime, in_opencv):
+        got = engine(model)(x)[0]
+        check(got, want)
+        check(got.ravel()[case["output_idx"]], case["raw_vals"])
 
 
 @both_engines

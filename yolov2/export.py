@@ -327,12 +327,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"{out}: is what is read; give --out FILE")
     out.parent.mkdir(parents=True, exist_ok=True)
     files, line = [out], ""
-    options = {
-        "detections": config.detections,
-        "conf": config.conf,
-        "iou": config.iou,
-        "max_det": config.max_det,
-    }
+    options: dict[str, Any] = {key: getattr(config, key) for key in ("detections", "conf", "iou", "max_det")}
     try:
         match config.format:
             case "safetensors":

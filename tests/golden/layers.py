@@ -1,6 +1,7 @@
 """Layers, schedules and whole networks: convolution, batch norm, pooling, reorg, softmax, activations."""
 
 import numpy as np
+import torch
 
 from reference.activation import activate, activate_grad, cross_entropy, softmax
 from reference.batchnorm import batch_norm, batch_norm_grad, batch_norm_train
@@ -15,6 +16,7 @@ from reference.reorg import reorg, reorg_grad
 from reference.schedule import learning_rate
 from tests.golden import GOLDEN, check, compare
 from yolov2.cfg import read_cfg
+from yolov2.network import Network, load_parameters
 from yolov2.weights import parameter_shapes, read_weights
 
 
@@ -115,6 +117,14 @@ def schedule(case):
     yield compare("rate", got, rates, rtol=2e-4)
 
 
+def torch_outputs(layers, parameters, x):
+    """Every layer's output by the product's network, with the batch norm of Darknet's CPU build."""
+    network = Network(layers, x.shape[1:], batch_norm="darknet").eval()
+    load_parameters(network, parameters)
+    with torch.inference_mode():
+        return [y.numpy() for y in network.layer_outputs(torch.from_numpy(x))]
+
+
 @check("network_small")
 def network_small(case):
     o = case.config
@@ -128,10 +138,11 @@ def network_small(case):
         if "seen" in o:
             yield compare(f"{key}: seen", header.seen, o["seen"])
         outputs = forward(config.layers, parameters, x)
-        for index, output in enumerate(outputs):
-            if f"layer{index}" in case:
-                want = case[f"layer{index}"]
-                yield compare(f"{key}: layer{index}", output.reshape(want.shape), want, atol=1e-5)
+        for wing, found in {"": outputs, "torch ": torch_outputs(config.layers, parameters, x)}.items():
+            for index, output in enumerate(found):
+                if f"layer{index}" in case:
+                    want = case[f"layer{index}"]
+                    yield compare(f"{wing}{key}: layer{index}", output.reshape(want.shape), want, atol=1e-5)
         if isinstance(config.layers[-1], Grid):
             yield from _grid_detections(outputs[-1], config.layers[-1], case)
         else:
@@ -165,21 +176,29 @@ def _dense_and_kept(raw, region, network, config):
     return dense, nms_per_class(dense.boxes[0], dense.objectness[0], dense.probs[0], config["nms"])
 
 
+def recipe(case):
+    """Layers, parameters and input (1, 3, H, W) of a full-size network, which config.recipe describes."""
+    o = case.config
+    layers, shape = read_cfg(GOLDEN / o["cfg"]).layers, (3, o["height"], o["width"])
+    x = _stream(o["input_seed"], 0, int(np.prod(shape))).astype(np.float32).reshape(1, *shape)
+    return layers, _recipe_parameters(layers, shape, o["seed"]), x
+
+
 @check("network_full")
 def network_full(case):
     o = case.config
-    layers = read_cfg(GOLDEN / o["cfg"]).layers
-    shape = (3, o["height"], o["width"])
-    x = _stream(o["input_seed"], 0, int(np.prod(shape))).astype(np.float32).reshape(1, *shape)
+    layers, parameters, x = recipe(case)
     yield compare("input", x.ravel()[:64], case["input_slice"])
-    outputs = forward(layers, _recipe_parameters(layers, shape, o["seed"]), x)
-    raw, output = outputs[-2].ravel(), outputs[-1].ravel()
-    yield compare("raw", raw[case["output_idx"]], case["raw_vals"], atol=1e-4)
-    yield compare("output", output[case["output_idx"]], case["output_vals"], atol=1e-4)
-    yield compare("raw statistics", _describe(raw), case["raw_stats"], atol=1e-4, rtol=1e-5)
-    yield compare("output statistics", _describe(output), case["output_stats"], atol=1e-4, rtol=1e-5)
-    per_layer = [(y.mean(dtype=np.float64), np.sqrt(np.square(y, dtype=np.float64).mean())) for y in outputs]
-    yield compare("layers", per_layer, case["layer_stats"], atol=1e-5)
+    for wing, run in {"": forward, "torch ": torch_outputs}.items():
+        outputs = run(layers, parameters, x)
+        raw, output = outputs[-2].ravel(), outputs[-1].ravel()
+        yield compare(f"{wing}raw", raw[case["output_idx"]], case["raw_vals"], atol=1e-4)
+        yield compare(f"{wing}output", output[case["output_idx"]], case["output_vals"], atol=1e-4)
+        yield compare(f"{wing}raw statistics", _describe(raw), case["raw_stats"], atol=1e-4, rtol=1e-5)
+        got = _describe(output)
+        yield compare(f"{wing}output statistics", got, case["output_stats"], atol=1e-4, rtol=1e-5)
+        got = [(y.mean(dtype=np.float64), np.sqrt(np.square(y, dtype=np.float64).mean())) for y in outputs]
+        yield compare(f"{wing}layers", got, case["layer_stats"], atol=1e-5)
 
     dense, kept = _dense_and_kept(outputs[-2], layers[-1], (o["width"], o["height"]), o)
     yield compare("scores after NMS", np.count_nonzero(kept.probs), case["n_nonzero"][0])
