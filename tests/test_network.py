@@ -9,15 +9,21 @@ import fast.detect
 import reference.detect
 from reference.layers import (
     AvgPool,
+    BatchNorm,
     Connected,
     Conv,
+    Cost,
+    Crop,
     Dropout,
     Grid,
     Local,
     MaxPool,
     Reorg,
     Route,
+    Shortcut,
     Softmax,
+    Upsample,
+    head_index,
     output_shapes,
 )
 from reference.letterbox import undo_letterbox
@@ -31,6 +37,7 @@ from yolov2.weights import initial_parameters, parameter_shapes, read_weights
 
 REGION = Region(((1.0, 1.5), (2.0, 0.5)), 3)
 TREE = WordTree(("a", "b", "c", "d", "e"), (-1, -1, 0, 0, 0))
+TREE_REGION = Region(((1.0, 1.5), (2.0, 0.5)), 5, "tree", TREE)
 TO_REGION = Conv(REGION.channels, 1, batch_norm=False, activation="linear")
 
 NETWORKS = {
@@ -81,7 +88,29 @@ NETWORKS = {
         (3, 4, 5),
     ),
     "YOLOv1": ([Conv(4), Local(3), Dropout(0.9), Connected(54), Grid(3, 1, 1)], (3, 6, 7)),
+    "YOLOv1 with softmax": ([Connected(54), Grid(3, 1, 1, softmax=True), Cost()], (3, 6, 7)),
     "local, no border": ([Local(4, 3, 2, 0, "relu"), Local(2, 1, 1, 0, "linear")], (2, 7, 9)),
+    "YOLO9000": ([Conv(20, 1, batch_norm=False, activation="linear"), TREE_REGION], (3, 4, 5)),
+    "upsampling": ([Conv(4), MaxPool(), Conv(4), Upsample(), Conv(3), Upsample(3, 0.5)], (3, 6, 8)),
+    "shortcuts": (
+        [
+            *(Conv(4), Conv(6, 1), Conv(4), Shortcut(-3)),
+            *(Conv(4, activation="linear"), Shortcut(0, "leaky", 0.5, -2.0)),
+            *(Shortcut(-1, "logistic"), Conv(4), Shortcut(3, "relu", -1.0)),
+        ],
+        (3, 6, 5),
+    ),
+    "batch norm alone": ([BatchNorm(), Conv(3), BatchNorm(), Connected(6), BatchNorm()], (3, 5, 4)),
+    "crops": ([Crop(8, 6), Conv(3), Crop(5, 5, adjust=False), Conv(2), Crop(1, 2)], (3, 11, 9)),
+    "a loss after softmax": (
+        [Conv(5), AvgPool(), Softmax(), Cost("masked", 2.0)],
+        (3, 5, 7),
+    ),
+    "a loss alone": ([Conv(5), Cost()], (3, 5, 7)),
+    "softmax in the middle": (
+        [Conv(2), Softmax(), Conv(5), AvgPool(), Softmax(TREE), Connected(3)],
+        (3, 4, 5),
+    ),
 }
 
 
@@ -100,7 +129,8 @@ def random_parameters(layers, shape, seed=0):
 
 def before_head(layers, outputs):
     """What a torch network returns: the output in front of the record that interprets it."""
-    return outputs[-2 if isinstance(layers[-1], Region | Softmax | Grid) else -1]
+    head = head_index(layers)
+    return outputs[-1 if head is None else head - 1]
 
 
 @pytest.mark.parametrize("form", ["darknet", "cudnn"])
@@ -117,8 +147,95 @@ def test_torch_equals_the_oracle(name, form):
     with torch.inference_mode():
         for layout in (torch.contiguous_format, torch.channels_last):
             got = network(torch.from_numpy(x).to(memory_format=layout)).numpy()
-            # float32 sums of a few hundred terms, in another order
-            np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5 * np.abs(want).max())
+            close(got, want)
+
+
+@pytest.mark.parametrize("form", ["darknet", "cudnn"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_layer_equals_the_oracle(name, form):
+    """Heads activated, and what lies behind them."""
+    layers, shape = NETWORKS[name]
+    parameters = random_parameters(layers, shape)
+    network = Network(layers, shape, form).eval()
+    load_parameters(network, parameters)
+    x = np.random.default_rng(1).normal(size=(2, *shape)).astype(np.float32)
+    with torch.inference_mode():
+        found = network.layer_outputs(torch.from_numpy(x))
+    for got, want in zip(found, forward(layers, parameters, x, form), strict=True):
+        close(got.numpy(), want)
+
+
+def close(got, want):
+    """Equal but for float32 sums of a few hundred terms, in another order."""
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("form", ["darknet", "cudnn"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_gradients_reach_every_parameter(name, form):
+    layers, shape = NETWORKS[name]
+    network = Network(layers, shape, form).train()
+    network(torch.rand(3, *shape)).square().sum().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+SQUARE = [[1.0, 2.0], [3.0, 4.0]]
+COUNTED = np.arange(20.0).reshape(4, 5)
+BY_HAND = {  # layers, parameters, input and output, both (channels, height, width)
+    "upsample": (
+        [Upsample(2, 0.5)],
+        [{}],
+        [SQUARE],
+        [[[0.5, 0.5, 1, 1], [0.5, 0.5, 1, 1], [1.5, 1.5, 2, 2], [1.5, 1.5, 2, 2]]],
+    ),
+    "shortcut": (
+        # 2 x + 1 is 3 and -1; half of that less twice the input: -.5, which leaks a tenth, and 1.5
+        [Dropout(), Conv(1, 1, batch_norm=False, activation="linear"), Shortcut(-2, "leaky", 0.5, -2.0)],
+        [{}, {"weights": [[[[2]]]], "biases": [1]}, {}],
+        [[[1, -1]]],
+        [[[-0.05, 1.5]]],
+    ),
+    # rows 1 and 2 of 4; of 5 columns the margin of 3 is 1 on the left, 2 on the right
+    "crop": ([Crop(2, 2, adjust=False)], [{}], [COUNTED], [[[6, 7], [11, 12]]]),
+    "crop, adjusted": ([Crop(2, 2)], [{}], [COUNTED], [[[11, 13], [21, 23]]]),
+    "loss": ([Cost("masked", 3.0)], [{}], [SQUARE], [SQUARE]),
+    "softmax of a picture": (
+        [Softmax()],
+        [{}],
+        np.log([[[1.0, 2]], [[3, 4]]]),
+        [[[0.1, 0.2]], [[0.3, 0.4]]],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_by_hand(name):
+    layers, parameters, x, want = BY_HAND[name]
+    x, want = np.array([x], np.float32), np.array([want])
+    parameters = [{k: np.array(v, np.float32) for k, v in arrays.items()} for arrays in parameters]
+    np.testing.assert_allclose(forward(layers, parameters, x)[-1], want, rtol=1e-6)
+    network = Network(layers, x.shape[1:]).eval()
+    load_parameters(network, parameters)
+    np.testing.assert_allclose(network.layer_outputs(torch.from_numpy(x))[-1].detach(), want, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("form", "want"),
+    [
+        # the root of 1e-10 is 1e-5: 1.1e-5 / (1e-5 + 1e-6) = 1, or 1.1e-5 / sqrt(1e-10 + 1e-5)
+        ("darknet", (2.0, -8.0)),
+        ("cudnn", (2 * 0.00347848, -8.0)),
+    ],
+)
+def test_batch_norm_by_hand(form, want):
+    """Scales 2 and -1, no biases. The second channel is ordinary: (5 - 1) / sqrt(.25) = 8."""
+    arrays = {"scales": [2, -1], "rolling_mean": [0, 1], "rolling_variance": [1e-10, 0.25]}
+    parameters = [{k: np.array(v, np.float32) for k, v in arrays.items()}]
+    x = np.array([1.1e-5, 5], np.float32).reshape(1, 2, 1, 1)
+    network = Network([BatchNorm()], (2, 1, 1), form).eval()
+    load_parameters(network, parameters)
+    for got in (forward([BatchNorm()], parameters, x, form)[-1], network(torch.from_numpy(x)).detach()):
+        np.testing.assert_allclose(np.ravel(got), want, rtol=3e-5)  # 1e-6 and 1e-5 beside .25
 
 
 def test_the_two_forms_of_batch_norm_differ():
@@ -147,9 +264,9 @@ def test_parameters_come_back(name):
         for key in want:
             np.testing.assert_array_equal(got[key].reshape(want[key].shape), want[key])
             got[key][:] = 0  # a copy, not a view
-    np.testing.assert_array_equal(
-        get_parameters(network)[0]["weights"].ravel(), parameters[0]["weights"].ravel()
-    )
+    for got, want in zip(get_parameters(network), parameters, strict=True):
+        for key in want:
+            np.testing.assert_array_equal(got[key].ravel(), want[key].ravel())
 
 
 def test_missing_parameters_keep_their_values():
@@ -176,7 +293,19 @@ def test_head():
     layers, shape = NETWORKS["passthrough, Darknet's order"]
     network = Network(layers, shape)
     assert network.head is REGION
+    assert Network([*layers, Cost()], shape).head is REGION
     assert Network([Conv(3)], (3, 8, 8)).head is None
+    assert Network([Conv(3), Cost()], (3, 8, 8)).head is None
+    assert Network([Softmax(), Conv(3)], (3, 8, 8)).head is None
+
+
+@pytest.mark.parametrize("head", [REGION, Grid(2, 2, 6)])
+def test_a_detector_ends_in_its_head(head):
+    first = Conv(16)  # 16 x 2 x 2 = 64 values are what either head takes
+    assert Network([first, head], (3, 2, 2)).head is head
+    for follows in (Conv(3), Softmax(), Dropout(), head):
+        with pytest.raises(ValueError, match=rf"layer 1 \({type(head).__name__}\): only .* the last"):
+            Network([first, head, follows], (3, 2, 2))
 
 
 def test_any_size_of_picture():
