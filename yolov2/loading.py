@@ -1,16 +1,18 @@
 """`yolov2.load`: a network from Darknet's files or a checkpoint of this library, ready to use."""
 
+import math
 import warnings
 import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import torch
 
-from reference.layers import Grid, Layer, Reorg, ReorgOrder, Shape, Softmax, head_index, output_shapes
+from reference.layers import Grid, Layer, Reorg, ReorgOrder, Shape, Softmax, head_index
 from reference.region import Region
-from yolov2.cfg import Config, read_cfg
+from yolov2.cfg import Config, limited_shapes, read_cfg
 from yolov2.checkpoint import load_checkpoint, to_plain
 from yolov2.classifier import Classifier
 from yolov2.detector import Detector
@@ -70,6 +72,8 @@ def load(
     ------
     UserError
         If a file is missing, damaged or of another kind, or the files do not go together.
+    ValueError
+        If an option has no meaning.
 
     Warns
     -----
@@ -82,6 +86,9 @@ def load(
     >>> for result in model.predict("pictures/*.jpg", conf=0.5):
     ...     print(result.path, result.boxes.xyxy, result.save())
     """
+    for option, value, known in (("resize", resize, Mode), ("reorg", reorg, ReorgOrder)):
+        if value is not None and value not in get_args(known):
+            raise ValueError(f"{option}: {value!r} is not one of {', '.join(get_args(known))}")
     path = Path(weights)
     if path.suffix == ".safetensors":
         if cfg is not None or names is not None:
@@ -93,8 +100,12 @@ def load(
         model = from_darknet(path, cfg, names, imgsz, strict)
     if imgsz is not None:
         width, height = input_size(imgsz)
-        _checked(model.network.layers, (3, height, width), f"{path}: imgsz {imgsz}:")
-        model.imgsz = imgsz
+        try:
+            model.check_size(imgsz)
+        except ValueError as error:
+            raise UserError(f"{path}: {error}") from None
+        model.imgsz = _one_if_square(width, height)
+        model.network.input_shape = (3, height, width)
     if resize is not None:
         model.resize = resize
     if reorg is not None:
@@ -110,10 +121,10 @@ def from_darknet(
     imgsz: int | tuple[int, int] | None = None,
     strict: bool = True,
 ) -> Detector | Classifier:
-    """A model from Darknet's files; parameters and errors as of `load`."""
+    """A model from Darknet's files; parameters and errors as of `load`, but `imgsz` is for a cfg without."""
     _refuse_other_files(path)
     if cfg is None:
-        cfg = _beside(path, ".cfg")
+        cfg = beside(path, ".cfg")
         if cfg is None:
             raise UserError(f"{path}: which network is it of? Give its cfg file")
     config = cfg if isinstance(cfg, Config) else open_cfg(cfg)
@@ -122,15 +133,15 @@ def from_darknet(
     head, classes = _head(layers, where)
     if net.channels not in (0, 3):
         raise UserError(f"{where} channels={net.channels}; only networks for RGB pictures are supported")
-    if imgsz is None:
-        if net.width < 1 or net.height < 1:
+    width, height = net.width, net.height
+    if width < 1 or height < 1:
+        if imgsz is None:
             raise UserError(f"{where} says no width and height; give imgsz")
-        imgsz = net.height if net.height == net.width else (net.height, net.width)
-    width, height = input_size(imgsz)
+        width, height = input_size(imgsz)
     shape = (3, height, width)
-    channels, *_ = _checked(layers, shape, where)[layers.index(head)]
+    shapes = _checked(layers, shape, where)
     if isinstance(head, Softmax):
-        classes = channels
+        classes = math.prod(shapes[-1])
     try:
         header, parameters = read_weights(path, layers, shape, strict)
     except OSError as error:
@@ -152,7 +163,7 @@ def from_darknet(
     return kind(
         network.eval(),
         _names(path, names, classes, isinstance(head, Softmax)) or tree or default_names(classes),
-        imgsz,
+        _one_if_square(width, height),
         "stretch" if isinstance(head, Grid) else "letterbox",
         {"net": to_plain(net), "head_training": to_plain(config.head_training)},
         {"seen": header.seen, "darknet_version": list(header.version)},
@@ -186,7 +197,7 @@ def _refuse_other_files(path: Path) -> None:
         raise UserError(f"{path}: a PyTorch file, which may run code when it is opened; it is not read here")
 
 
-def _beside(path: Path, suffix: str) -> Path | None:
+def beside(path: Path, suffix: str) -> Path | None:
     """A file called like the weights, in their folder or, as Darknet keeps them, in cfg or data beside it."""
     stems = [path.stem, path.name.partition(".")[0]]  # the second for darknet19_448.conv.23
     folders = [path.parent, path.parent / "cfg", path.parent / "data"]
@@ -206,19 +217,26 @@ def _head(layers: list[Layer], where: str) -> tuple[Region | Grid | Softmax, int
 
 def _checked(layers: list[Layer], shape: Shape, where: str) -> list[Shape]:
     try:
-        return output_shapes(layers, shape)
+        return limited_shapes(layers, shape)
     except ValueError as error:
         raise UserError(f"{where} {error}") from None
+
+
+def _one_if_square(width: int, height: int) -> int | tuple[int, int]:
+    """A size of input as a model keeps it: one number, or (height, width)."""
+    return width if width == height else (height, width)
 
 
 def _names(
     path: Path, names: str | Path | Sequence[str] | None, classes: int, classifier: bool
 ) -> tuple[str, ...] | None:
     if names is None:
-        names = _beside(path, ".names")
+        names = beside(path, ".names")
     if names is None:
         return None
     given = read_names(names) if isinstance(names, str | Path) else tuple(names)
+    if not all(isinstance(name, str) for name in given):
+        raise UserError("names: a class name is no text")
     # Darknet's own list for ImageNet names all 21,842 sets of synonyms, its classes are the first 1,000
     given = given[:classes] if classifier else given
     if len(given) != classes:

@@ -6,7 +6,6 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,12 +27,12 @@ from yolov2.data.sources import open_train_val
 from yolov2.detector import Detector, pick_device
 from yolov2.errors import Complaints, UserError
 from yolov2.evaluate import Evaluation, evaluate
-from yolov2.network import Network
 from yolov2.optimizer import make_optimizer, update
-from yolov2.presets import PRESETS
+from yolov2.recipes import find_recipe
 from yolov2.report import report
 from yolov2.runs import new_run
 from yolov2.train_config import TrainConfig, parse_anchors
+from yolov2.transfer import load_trained, start_from
 
 CACHE_BYTES = 4 << 30  # pictures are kept decoded as long as they fit
 PARTS = ("loss", *RegionLoss._fields[1:])
@@ -101,7 +100,7 @@ def choose_anchors(config: TrainConfig, dataset: Dataset, imgsz: int) -> tuple[t
     given = parse_anchors(config.anchors)
     if given is not None:
         return given
-    preset = PRESETS[config.model].region.anchors
+    preset = find_recipe(config.model).region.anchors
     fractions, sizes = box_shapes(dataset)
     if config.anchors == "preset" or not len(fractions):
         return preset
@@ -152,7 +151,7 @@ def train(config: TrainConfig) -> TrainResult:
     config = config.resolved(device)
     assert config.imgsz is not None and config.lr is not None
     # before the data: that may take a while
-    trained = Detector.load(config.weights).network if config.weights and not resumed else None
+    trained = load_trained(config.weights, config.cfg) if config.weights and not resumed else None
     complaints = Complaints()
     train_set, val_set = open_train_val(config.data, resumed.names if resumed else None, complaints)
     if config.data is not None:  # rather now than after an hour
@@ -165,13 +164,16 @@ def train(config: TrainConfig) -> TrainResult:
         folder = path.parent
     else:
         anchors = choose_anchors(config, train_set, config.imgsz)
+        recipe = find_recipe(config.model)
+        if recipe.region.tree is not None:
+            raise UserError(f"--model {config.model}: networks with a tree cannot be trained yet")
         region = dataclasses.replace(
-            PRESETS[config.model].region, anchors=anchors, classes=len(train_set.names), class_map=None
+            recipe.region, anchors=anchors, classes=len(train_set.names), class_map=None
         )
-        layers = PRESETS[config.model].build(region)
+        layers = recipe.build(region)
         detector = Detector.build(layers, train_set.names, config.imgsz, config.resize)
-        if trained is not None and config.weights is not None:
-            print(transfer(detector.network, trained, config.weights))
+        if config.weights is not None:
+            print(start_from(detector.network, trained, config.weights))
         folder = new_run(config.project, config.name)
         progress = Progress()
     # evaluate and --resume may be called from another folder
@@ -206,39 +208,6 @@ def train(config: TrainConfig) -> TrainResult:
     seconds = time.perf_counter() - started
     print(f"{seconds / 60:.1f} minutes in all")
     return TrainResult(folder, evaluation, seconds)
-
-
-def transfer(network: Network, trained: Network, path: Path) -> str:
-    """Copy the layers from the first one up to where the networks differ, as Darknet seeds a detector.
-
-    Parameters
-    ----------
-    network : Network
-        Changed in place.
-    trained : Network
-        Where the weights come from.
-    path : Path
-        The file that `trained` was read from, for messages.
-
-    Returns
-    -------
-    str
-        A line that says how many convolutions that are.
-
-    Raises
-    ------
-    UserError
-        If there is none: `trained` is another network.
-    """
-    pairs = zip(network.layers, trained.layers, strict=False)
-    common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-    shared = {k: v for k, v in trained.state_dict().items() if int(k.split(".")[1]) < common}  # blocks.INDEX.
-    weights = [k for k in shared if k.endswith("conv.weight")]
-    if not weights:
-        raise UserError(f"{path}: is of another network; give the --model it was trained as")
-    network.load_state_dict(shared, strict=False)
-    fresh = sum(k.endswith("conv.weight") for k in network.state_dict()) - len(weights)
-    return f"{len(weights)} convolutions from {path}" + (f", {fresh} start afresh" if fresh else "")
 
 
 def make_schedule(config: TrainConfig, updates: int) -> Schedule:

@@ -12,6 +12,7 @@ from yolov2.augment import Augment
 from yolov2.cli import option
 from yolov2.letterbox import Mode
 from yolov2.presets import PRESETS
+from yolov2.recipes import find_recipe
 
 Limit = tuple[Callable[[float], bool], str]
 _COUNT: Limit = (lambda n: 1 <= n <= 10**6, "from 1 to 1000000")
@@ -39,13 +40,16 @@ LIMITS: dict[str, Limit] = {
 class TrainConfig:
     """Flags of ``python -m yolov2.train``."""
 
-    model: str = option(f"which network: {', '.join(PRESETS)}", default="nano")
+    model: str = option(f"which network: {', '.join(PRESETS)}, or a .cfg file", default="nano")
     data: Path | None = option("folder in Pascal VOC layout; none is the built-in set", default=None)
     epochs: int | None = option("times over the data; none is 8 (built-in) or 100 (folder)", default=None)
     batch: int = option("pictures per update", default=8)
     imgsz: int | None = option("side of the input in pixels; none is 160 (built-in) or 416", default=None)
     anchors: str = option("auto (k-means on the data), preset, or w,h,w,h,... in cells", default="auto")
-    weights: Path | None = option("start from this checkpoint instead of random weights", default=None)
+    weights: Path | None = option(
+        "start from this checkpoint or Darknet's .weights instead of random weights", default=None
+    )
+    cfg: Path | None = option("network file of those .weights; none is the one beside them", default=None)
     resume: Path | None = option("go on with this run (its folder or last.safetensors)", default=None)
     lr: float | None = option("learning rate; none is 0.01 for nano, 0.001 for the others", default=None)
     momentum: float = option("momentum", default=0.9)
@@ -77,8 +81,10 @@ class TrainConfig:
     name: str = option("name of the run", default="train")
 
     def __post_init__(self):
-        if self.model not in PRESETS:
-            raise ValueError(f"--model {self.model}: choose one of {', '.join(PRESETS)}")
+        if self.model not in PRESETS and not self.model.endswith(".cfg"):
+            raise ValueError(f"--model {self.model}: choose one of {', '.join(PRESETS)}, or a .cfg file")
+        if self.cfg is not None and self.weights is None:
+            raise ValueError("--cfg: is of --weights; the network to train is --model")
         if self.resize not in get_args(Mode):
             raise ValueError(f"--resize {self.resize}: choose one of {', '.join(get_args(Mode))}")
         for name, (fits, words) in LIMITS.items():
@@ -99,7 +105,9 @@ class TrainConfig:
 
     def resolved(self, device: torch.device) -> "TrainConfig":
         """The same configuration with every "none" replaced by what it stands for."""
-        preset, builtin = PRESETS[self.model], self.data is None
+        builtin = self.data is None
+        missing = None in (self.imgsz, self.lr, self.jitter)  # a run that is resumed knows them
+        preset = find_recipe(self.model) if missing else PRESETS["nano"]
         # the built-in pictures vary by themselves; colour and heavy jitter would only slow learning down
         meaning: dict[str, Any] = {
             "epochs": 8 if builtin else 100,
@@ -112,8 +120,8 @@ class TrainConfig:
             # on a CPU a second thread would take from the network what it brings
             "workers": 0 if device.type == "cpu" else 4,
         }
-        missing = {name: value for name, value in meaning.items() if getattr(self, name) is None}
-        return dataclasses.replace(self, **missing)
+        none = {name: value for name, value in meaning.items() if getattr(self, name) is None}
+        return dataclasses.replace(self, **none)
 
     @property
     def augment(self) -> Augment:
@@ -137,7 +145,7 @@ class TrainConfig:
         for f in dataclasses.fields(cls):
             if f.name in plain:
                 value = plain[f.name]
-                is_path = f.name in ("data", "weights", "resume", "project")
+                is_path = f.name in ("data", "weights", "cfg", "resume", "project")
                 values[f.name] = Path(value) if is_path and value is not None else value
                 if isinstance(value, list):
                     values[f.name] = tuple(value)
