@@ -13,7 +13,8 @@ VOCABULARY = {"reference.region", "reference.layers"}  # pure data, all that fas
 LIBRARIES = {
     "reference": {"numpy"},
     "fast": {"torch", "triton"},
-    "yolov2": {"torch", "numpy", "PIL", "safetensors", "tqdm", "matplotlib", "cv2", "onnx", "onnxruntime"},
+    "yolov2": {"torch", "numpy", "PIL", "safetensors", "tqdm", "matplotlib"}
+    | {"cv2", "onnx", "onnxruntime", "raylib"},  # extras, imported where they are needed
 }
 
 

@@ -1,5 +1,6 @@
 """A data set: named classes and pictures with their boxes. Pictures stay on disk until they are asked for."""
 
+import os
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -10,6 +11,7 @@ from PIL import ExifTags, Image
 from PIL.Image import Transpose
 from tqdm import tqdm
 
+from yolov2.data.stb import decode_jpeg
 from yolov2.errors import Complaints, UserError
 
 # What Pillow raises on a broken picture: OSError (truncated, not a picture), SyntaxError (bad PNG chunk) ...
@@ -32,7 +34,8 @@ def open_upright(path: Path, small: bool = False) -> Image.Image:
     Parameters
     ----------
     path : Path
-        Opened by its content: a PNG that calls itself .jpg opens all the same.
+        Opened by its content: a PNG that calls itself .jpg opens all the same. JPEGs are decoded as Darknet
+        does if the environment says ``YOLOV2_DECODER=stb``, see `yolov2.data.stb`.
     small : bool
         Decode a JPEG at an eighth of its size. That too reads every byte, but is quicker.
 
@@ -45,7 +48,9 @@ def open_upright(path: Path, small: bool = False) -> Image.Image:
         if small:
             file.draft("RGB", (1, 1))
         turn = _turn(file)
-        picture = file.convert("RGB")
+        by_stb = os.environ.get("YOLOV2_DECODER") == "stb" and file.format in ("JPEG", "MPO") and not small
+        picture = decode_jpeg(path) if by_stb else file.convert("RGB")
+    picture.info.clear()  # it is upright now: nobody shall turn it again
     return picture if turn is None else picture.transpose(turn)
 
 
