@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from reference.layers import Connected, Grid, Head, Layer, Local, output_shapes
+from reference.layers import Connected, Grid, Head, Layer, Local, Softmax, output_shapes
 from yolov2.checkpoint import Checkpoint, load_checkpoint, load_state, reading, save_checkpoint
 from yolov2.errors import UserError
 from yolov2.letterbox import Letterbox, Mode, network_input
@@ -233,21 +233,32 @@ class Model(ABC):
         check_options(conf, iou, max_det, batch)
         size = input_size(self.imgsz if imgsz is None else imgsz)
         if imgsz is not None:
-            self._check_size(imgsz)
+            self.check_size(imgsz)
         pictures = source if isinstance(source, Source) else open_source(source, order)
         results = self._results(pictures, size, conf, iou, max_det, batch, progress)
         return results if stream or pictures.streaming else list(results)
 
-    def _check_size(self, imgsz: int | tuple[int, int]) -> None:
-        """Complain about an input that the network cannot take."""
-        width, height = input_size(imgsz)
-        layers = self.network.layers
-        inputs = [output_shapes(layers, s) for s in ((3, height, width), self.network.input_shape)]
-        for index, (layer, here, usual) in enumerate(zip(layers[1:], *inputs, strict=False), start=1):
-            if isinstance(layer, FIXED) and here != usual:
-                raise ValueError(f"imgsz: {imgsz}, but layer {index} only takes what {self.imgsz} leads to")
+    def check_size(self, imgsz: int | tuple[int, int]) -> None:
+        """Complain about an input that the network cannot take.
 
-    @torch.inference_mode()
+        Raises
+        ------
+        ValueError
+            If a layer does not fit, or has weights (a softmax: classes) for one size of its input only.
+        """
+        width, height = input_size(imgsz)
+        layers, usual = self.network.layers, self.network.input_shape
+        shape = (usual[0], height, width)
+        try:
+            inputs = [[s, *output_shapes(layers, s)] for s in (shape, usual)]
+        except ValueError as error:
+            raise ValueError(f"imgsz: {imgsz}: {error}") from None
+        for index, (layer, here, before) in enumerate(zip(layers, *inputs, strict=False)):
+            fixed = isinstance(layer, FIXED) or (isinstance(layer, Softmax) and layer is self.network.head)
+            if fixed and here != before:
+                kind = type(layer).__name__
+                raise ValueError(f"imgsz: {imgsz}, but layer {index} ({kind}) is made for {self.imgsz}")
+
     def _results(
         self,
         source: Source,
@@ -263,13 +274,15 @@ class Model(ABC):
         shown = tqdm(total=source.count, desc="predicting", unit="img", delay=2, leave=False, disable=not bar)
         with shown:
             while group := list(islice(frames, 1 if source.streaming else batch)):
+                here = [frame.picture for frame in group]
                 times = [time.perf_counter()]
-                images = self._input([frame.picture for frame in group], size)
-                times.append(time.perf_counter())
-                outputs = self.network.eval()(images)
-                times.append(time.perf_counter())
-                found = self._interpret(outputs, [frame.picture for frame in group], size, conf, iou, max_det)
-                times.append(time.perf_counter())
+                with torch.inference_mode():  # results are made outside, for users may write to them
+                    images = self._input(here, size)
+                    times.append(time.perf_counter())
+                    outputs = self.network.eval()(images)
+                    times.append(time.perf_counter())
+                    found = self._interpret(outputs, here, size, conf, iou, max_det)
+                    times.append(time.perf_counter())
                 spent = [1000 * (b - a) / len(group) for a, b in pairwise(times)]
                 speed = dict(zip(("preprocess", "inference", "postprocess"), spent, strict=True))
                 for frame, what in zip(group, found, strict=True):
@@ -300,9 +313,17 @@ class Model(ABC):
 
 
 def input_size(imgsz: int | tuple[int, int]) -> tuple[int, int]:
-    """(width, height) of a network's input in pixels: `imgsz` is one number or (height, width)."""
-    height, width = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
-    return width, height
+    """(width, height) of a network's input in pixels: `imgsz` is one number or (height, width).
+
+    Raises
+    ------
+    ValueError
+        If it is neither.
+    """
+    sides = (imgsz, imgsz) if isinstance(imgsz, int) else tuple(imgsz)
+    if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
+        raise ValueError(f"imgsz: {imgsz!r} is not a number of pixels, nor (height, width)")
+    return sides[1], sides[0]
 
 
 def letterboxes(pictures: Sequence[Picture], size: tuple[int, int], mode: Mode) -> list[Letterbox]:
