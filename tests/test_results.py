@@ -7,7 +7,6 @@ import pickle
 
 import numpy as np
 import pytest
-import supervision
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +14,9 @@ from PIL import Image
 
 from yolov2.detector import Found
 from yolov2.results import Boxes, Probs, Results, _plural, from_found
+
+WHY = 'NO PROOF WITH SUPERVISION: pip install -e ".[test]"'
+supervision = pytest.importorskip("supervision", reason=WHY)
 
 NAMES = {0: "person", 1: "dog", 2: "bus"}
 SHAPE = (40, 100)  # high, wide

@@ -5,7 +5,6 @@ import sys
 import weakref
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -17,6 +16,8 @@ from yolov2.data.dataset import TURNS, open_upright
 from yolov2.errors import Complaints, UserError
 from yolov2.letterbox import pixels
 from yolov2.sources import Frame, find_pictures, open_source
+
+cv2 = pytest.importorskip("cv2", reason='NO PROOF WITH VIDEOS: pip install -e ".[test]"')
 
 RGB = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
 
