@@ -320,7 +320,7 @@ def input_size(imgsz: int | tuple[int, int]) -> tuple[int, int]:
     ValueError
         If it is neither.
     """
-    sides = (imgsz, imgsz) if isinstance(imgsz, int) else tuple(imgsz)
+    sides = tuple(imgsz) if isinstance(imgsz, tuple | list) else (imgsz, imgsz)
     if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
         raise ValueError(f"imgsz: {imgsz!r} is not a number of pixels, nor (height, width)")
     return sides[1], sides[0]
