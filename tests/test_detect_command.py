@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import yolov2
 from tests.commands import SIDE, assert_refused, command
+from tests.models import noise, write_darknet
 from yolov2.detect import main, to_records
 from yolov2.detector import Found
 from yolov2.results import from_found
@@ -168,3 +170,139 @@ class TestRefused:
         result = subprocess.run(call, capture_output=True, text=True, env=os.environ | {"COLUMNS": "80"})
         assert (result.returncode, result.stdout) == (2, "")
         assert result.stderr == f"error: {tmp_path / 'gone'}: no such picture, video or folder\n"
+
+
+# ---------------------------------------------------------------- videos, classifiers, Darknet's files
+
+
+def film(path, frames=6, size=(64, 48), rate=10.0):
+    """A video of soft blots."""
+    cv2 = pytest.importorskip("cv2", reason='NO PROOF OF VIDEOS: needs opencv, pip install -e ".[test]"')
+    fourcc = cv2.VideoWriter.fourcc(*("MJPG" if path.suffix == ".avi" else "mp4v"))
+    writer = cv2.VideoWriter(str(path), fourcc, rate, size)
+    for number in range(frames):
+        writer.write(noise(*size, number)[..., ::-1])
+    writer.release()
+    return path
+
+
+def frames_of(path):
+    """(number of frames, (width, height), frames per second) of a video that OpenCV can read back."""
+    cv2 = pytest.importorskip("cv2")
+    capture = cv2.VideoCapture(str(path))
+    rate, sizes = capture.get(cv2.CAP_PROP_FPS), []
+    while (read := capture.read())[0]:
+        sizes.append(read[1].shape[1::-1])
+    capture.release()
+    assert len(set(sizes)) == 1
+    return len(sizes), sizes[0], rate
+
+
+def lines_of(folder):
+    return [json.loads(line) for line in (folder / "detections.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("suffix", [".avi", ".mp4"])
+def test_a_video(flags, tmp_path, capsys, suffix):
+    path = film(tmp_path / f"film{suffix}", size=(160, 128))
+    assert command(main, path, *flags) == 0
+    folder = tmp_path / "out" / "detect"
+    assert sorted(p.name for p in folder.iterdir()) == ["detections.jsonl", "film.mp4"]
+    assert frames_of(folder / "film.mp4") == (6, (160, 128), 10.0)
+    entries = lines_of(folder)
+    assert len(entries) == 6
+    for entry in entries:
+        assert (entry["picture"], entry["drawn"]) == (str(path), "film.mp4")
+        assert (entry["width"], entry["height"]) == (160, 128) and len(entry["detections"]) > 0
+    count = sum(len(entry["detections"]) for entry in entries)
+    assert f"{count} objects in 6 pictures" in capsys.readouterr().out
+
+
+def test_a_video_without_drawing(flags, tmp_path):
+    assert command(main, film(tmp_path / "film.avi"), *flags, "--no-draw") == 0
+    folder = tmp_path / "out" / "detect"
+    assert [p.name for p in folder.iterdir()] == ["detections.jsonl"] and len(lines_of(folder)) == 6
+    assert "drawn" not in lines_of(folder)[0]
+
+
+def test_videos_and_pictures_together(flags, tmp_path):
+    """A picture stays a picture; two videos of one name are two."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    sources = [film(tmp_path / "a/x.avi", 3), picture(tmp_path / "x.png"), film(tmp_path / "b/x.avi", 2)]
+    assert command(main, *sources, *flags) == 0
+    folder = tmp_path / "out" / "detect"
+    drawn = [entry["drawn"] for entry in lines_of(folder)]
+    assert drawn == ["x.mp4"] * 3 + ["x-2.png"] + ["x-3.mp4"] * 2
+    assert (frames_of(folder / "x.mp4")[0], frames_of(folder / "x-3.mp4")[0]) == (3, 2)
+    with Image.open(folder / "x-2.png") as file:
+        assert file.size == (300, 240)  # enlarged by 6
+    assert len(list(folder.iterdir())) == 4
+
+
+def test_a_broken_video(flags, tmp_path, capsys):
+    (tmp_path / "film.mp4").write_text("hello")
+    assert_refused(capsys, main, tmp_path / "film.mp4", *flags, names=("film.mp4", "video"))
+    assert not (tmp_path / "out" / "detect").exists()
+
+
+@pytest.mark.parametrize("name", ["softmax", "tree"])
+def test_a_classifier(tmp_path, capsys, name):
+    weights = write_darknet(tmp_path / "net", name)
+    sources = [picture(tmp_path / "one.png"), picture(tmp_path / "two.png", (200, 150))]
+    assert command(main, *sources, "--weights", weights, "--project", tmp_path, "--device", "cpu") == 0
+    entries = found_in(tmp_path / "detect")["pictures"]
+    for entry in entries:
+        five = entry["detections"]
+        assert len(five) == 5 and all(set(d) == {"class", "score"} for d in five)
+        scores = [d["score"] for d in five]
+        assert scores == sorted(scores, reverse=True) and 0.1 < sum(scores) < 1.001
+        with Image.open(tmp_path / "detect" / entry["drawn"]) as drawn:
+            assert drawn.getextrema() != ((0, 0),) * 3
+    best = entries[0]["detections"][0]
+    out = capsys.readouterr().out
+    assert f"one.png: {best['class']} {best['score']:.2f}, " in out
+    assert "2 pictures, " in out and "objects" not in out
+
+
+def test_several_sources_of_several_kinds(flags, tmp_path):
+    folder = tmp_path / "in"
+    paths = [picture(folder / "1.png"), picture(folder / "2.png"), picture(tmp_path / "3.jpg")]
+    (tmp_path / "list.txt").write_text("in/2.png\n3.jpg\n")
+    sources = [paths[2], folder, tmp_path / "in" / "*.png", tmp_path / "list.txt"]
+    assert command(main, *sources, *flags, "--no-draw") == 0
+    got = [entry["picture"] for entry in found_in(tmp_path / "out" / "detect")["pictures"]]
+    assert got == [str(paths[i]) for i in (2, 0, 1, 0, 1, 1, 2)]
+
+
+def test_another_size_of_input(tmp_path, capsys):
+    weights = write_darknet(tmp_path / "net", "region")
+    path = tmp_path / "noise.png"
+    Image.fromarray(noise(90, 70)).save(path)
+    flags = ("--weights", weights, "--device", "cpu", "--project", tmp_path, "--conf", "0.6", "--no-draw")
+    model = yolov2.load(weights, device="cpu")
+    for name, imgsz in (("detect", None), ("detect-2", 64), ("detect-3", (64, 32))):
+        text = str(imgsz).strip("()").replace(" ", "").lower()
+        assert command(main, path, *flags, "--imgsz", text) == 0
+        (entry,) = found_in(tmp_path / name)["pictures"]
+        (want,) = model.predict(path, conf=0.6, imgsz=imgsz, progress=False)
+        assert entry["detections"] == to_records(want) and len(want) > 3
+    assert_refused(capsys, main, path, *flags, "--imgsz", "34", names=("--imgsz: 34: layer 7 (Reorg)",))
+    assert_refused(capsys, main, path, *flags, "--imgsz", "0", names=("--imgsz: 0 is not",))
+    assert_refused(capsys, main, path, *flags, "--imgsz", "32,32,3", names=("--imgsz: one side, or",))
+    grid = write_darknet(tmp_path / "grid", "grid")
+    options = ("--weights", grid, "--device", "cpu", "--imgsz", "64")
+    assert_refused(capsys, main, path, *options, names=("--imgsz: 64, but layer 2 (Local)",))
+
+
+def test_darknet_files_by_their_flags(tmp_path, capsys):
+    weights = write_darknet(tmp_path / "a", "region").rename(tmp_path / "best.weights")
+    (tmp_path / "some.names").write_text("ant\nbee\ncat\n")
+    path = picture(tmp_path / "noise.png")
+    flags = ("--weights", weights, "--device", "cpu", "--project", tmp_path, "--conf", "0.5", "--no-draw")
+    assert_refused(capsys, main, path, *flags, names=(weights, "Give its cfg file"))
+    flags += ("--cfg", tmp_path / "a" / "net.cfg")
+    assert command(main, path, *flags, "--names", tmp_path / "some.names") == 0
+    (entry,) = found_in(tmp_path / "detect")["pictures"]
+    assert {d["class"] for d in entry["detections"]} <= {"ant", "bee", "cat"} and entry["detections"]
+    assert_refused(capsys, main, path, *flags, "--names", weights, names=(weights, "not a list of names"))

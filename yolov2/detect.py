@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import chain, count
@@ -18,7 +18,7 @@ from yolov2.loading import load
 from yolov2.model import check_options
 from yolov2.results import Results
 from yolov2.runs import new_run, newest_weights
-from yolov2.sources import open_source
+from yolov2.sources import VIDEO_SUFFIXES, open_source
 
 
 def to_records(results: Results) -> list[dict]:
@@ -42,9 +42,11 @@ class VideoFile:
         import cv2
 
         self.path, self._cv2 = path, cv2
-        capture = cv2.VideoCapture(source)
-        self._rate = capture.get(cv2.CAP_PROP_FPS) or 25.0
-        capture.release()
+        self._rate = 25.0
+        if "://" in source or Path(source).is_file():  # a camera says nothing
+            capture = cv2.VideoCapture(source)
+            self._rate = capture.get(cv2.CAP_PROP_FPS) or self._rate
+            capture.release()
         self._writer: Any = None
 
     def add(self, frame: np.ndarray) -> None:
@@ -69,6 +71,45 @@ class VideoFile:
             self._writer.release()
 
 
+class Drawing:
+    """Pictures and videos of what was found, in one folder."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._taken: set[str] = set()
+        self._video: VideoFile | None = None
+        self._source = ""  # of that video
+
+    def add(self, results: Results) -> str:
+        """Draw a picture, or the next frame of a video; returns the name of its file."""
+        moving = _is_moving(results.path)
+        if moving and self._video is not None and results.path == self._source:
+            self._video.add(np.asarray(results.plot()))
+            return self._video.path.name
+        # pictures of equal names from several folders must not overwrite each other
+        start = Path(results.path).stem
+        stem = next(s for s in chain([start], (f"{start}-{n}" for n in count(2))) if s not in self._taken)
+        self._taken.add(stem)
+        if not moving:
+            results.plot().save(self.folder / f"{stem}.png")
+            return f"{stem}.png"
+        self.close()
+        self._video, self._source = VideoFile(self.folder / f"{stem}.mp4", results.path), results.path
+        self._video.add(np.asarray(results.plot()))
+        return self._video.path.name
+
+    def close(self) -> None:
+        """Finish the video."""
+        if self._video is not None:
+            self._video.close()
+        self._video = None
+
+
+def _is_moving(path: str) -> bool:
+    """Whether frames of that name are those of a video, stream or camera."""
+    return Path(path).suffix.lower() in VIDEO_SUFFIXES or not Path(path).is_file()
+
+
 @dataclass(frozen=True)
 class DetectConfig:
     """Flags of ``python -m yolov2.detect``."""
@@ -84,7 +125,9 @@ class DetectConfig:
     conf: float = option("detections must score above this", default=0.25)
     iou: float = option("NMS threshold", default=0.45)
     max_det: int = option("at most so many detections a picture", default=100)
-    imgsz: int | None = option("side of the input in pixels; none is the network's", default=None)
+    imgsz: tuple[int, ...] | None = option(
+        "input in pixels, one side or height,width; none is the network's", default=None
+    )
     batch: int = option("pictures at a time", default=16)
     device: str = option("cpu, cuda, cuda:1, ... or auto", default="auto")
     project: Path = option("results go into a new folder of this one", default=Path("runs"))
@@ -93,6 +136,8 @@ class DetectConfig:
 
     def __post_init__(self):
         check_options(self.conf, self.iou, self.max_det, self.batch)
+        if self.imgsz is not None and len(self.imgsz) not in (1, 2):
+            raise ValueError("--imgsz: one side, or height,width")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -102,26 +147,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     source = open_source(list(config.source), complaints=complaints)
     weights = config.weights or newest_weights()
     model = load(weights, config.cfg, config.names, device=config.device)
+    imgsz: Any = config.imgsz if config.imgsz is None or len(config.imgsz) == 2 else config.imgsz[0]
     thresholds = config.conf, config.iou, config.max_det
     try:
-        stream = model.predict(source, *thresholds, config.imgsz, config.batch, stream=True, progress=False)
+        stream = iter(model.predict(source, *thresholds, imgsz, config.batch, stream=True, progress=False))
     except ValueError as error:
         raise UserError(f"--{error}") from None
-    folder = new_run(config.project, config.name)
     start = time.perf_counter()
-    try:
-        pictures, boxes = _write(config, weights, stream, source.count, folder)
-    except UserError:
-        if not any(folder.iterdir()):
-            folder.rmdir()
-        raise
+    first = next(stream)  # if there is none, a UserError says why, and no folder has been made
+    folder = new_run(config.project, config.name)
+    pictures, boxes = _write(config, weights, chain([first], stream), source.count, folder)
     seconds = time.perf_counter() - start
     complaints.report()
-    print(f"{boxes} objects in {pictures} pictures, {pictures / seconds:.1f} pictures/s; see {folder}")
+    what = "" if first.boxes is None else f"{boxes} objects in "
+    print(f"{what}{pictures} pictures, {pictures / seconds:.1f} pictures/s; see {folder}")
 
 
 def _write(
-    config: DetectConfig, weights: Path, stream: Any, total: int | None, folder: Path
+    config: DetectConfig, weights: Path, stream: Iterable[Results], total: int | None, folder: Path
 ) -> tuple[int, int]:
     """Write results as they come; returns the numbers of pictures and boxes.
 
@@ -129,29 +172,15 @@ def _write(
     """
     done: list[dict] = []
     pictures = boxes = 0
-    taken: set[str] = set()
     with ExitStack() as files:
         lines = None if total is not None else files.enter_context((folder / "detections.jsonl").open("w"))
-        videos: dict[str, VideoFile] = {}
+        drawing = files.enter_context(closing(Drawing(folder)))
         for results in tqdm(stream, "detecting", total, unit="img", delay=2):
             records = to_records(results)
             height, width = results.orig_shape
             entry = {"picture": results.path, "width": width, "height": height, "detections": records}
-            if config.draw and lines is not None and results.path in videos:
-                videos[results.path].add(np.asarray(results.plot().convert("RGB")))
-            elif config.draw:
-                # pictures of equal names from several folders must not overwrite each other
-                path = Path(results.path)
-                stems = chain([path.stem], (f"{path.stem}-{number}" for number in count(2)))
-                stem = next(stem for stem in stems if stem not in taken)
-                taken.add(stem)
-                if lines is None:
-                    results.plot().save(folder / f"{stem}.png")
-                    entry["drawn"] = f"{stem}.png"
-                else:
-                    video = files.enter_context(closing(VideoFile(folder / f"{stem}.mp4", results.path)))
-                    video.add(np.asarray(results.plot().convert("RGB")))
-                    videos[results.path] = video
+            if config.draw:
+                entry["drawn"] = drawing.add(results)
             pictures, boxes = pictures + 1, boxes + len(records)
             if lines is not None:
                 print(json.dumps(entry), file=lines)
