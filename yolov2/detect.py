@@ -175,7 +175,8 @@ def _write(
     with ExitStack() as files:
         lines = None if total is not None else files.enter_context((folder / "detections.jsonl").open("w"))
         drawing = files.enter_context(closing(Drawing(folder)))
-        for results in tqdm(stream, "detecting", total, unit="img", delay=2):
+        told = total is not None and total <= 10  # a line for each, in place of a bar
+        for results in tqdm(stream, "detecting", total, unit="img", delay=2, disable=told):
             records = to_records(results)
             height, width = results.orig_shape
             entry = {"picture": results.path, "width": width, "height": height, "detections": records}
@@ -186,9 +187,9 @@ def _write(
                 print(json.dumps(entry), file=lines)
                 continue
             done.append(entry)
-            if total is not None and total <= 10:
+            if told:
                 found = ", ".join(f"{r['class']} {r['score']:.2f}" for r in records) or "nothing found"
-                tqdm.write(f"{results.path}: {found}")
+                print(f"{results.path}: {found}")
     if total is not None:
         report = {"weights": str(weights), "conf": config.conf, "iou": config.iou, "pictures": done}
         (folder / "detections.json").write_text(json.dumps(report, indent=1))
