@@ -9,6 +9,7 @@ torch                   a program of ``torch.export`` (.pt2)
 """
 
 import dataclasses
+import io
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,22 +18,23 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reference.layers import Grid, ReorgOrder, Softmax
-from reference.region import Region
+from reference.region import Region, WordTree
 from reference.schedule import Schedule
 from yolov2.cfg import Config, write_cfg
 from yolov2.cfg_sections import HeadTraining, Net
-from yolov2.checkpoint import from_plain
+from yolov2.checkpoint import from_plain, reading
 from yolov2.classifier import Classifier
 from yolov2.cli import option, parse, run
 from yolov2.detector import Detector, raw_detections
 from yolov2.errors import UserError
 from yolov2.letterbox import Mode
-from yolov2.loading import load
+from yolov2.loading import beside, load
 from yolov2.model import check_options, input_size
-from yolov2.network import SoftmaxOfAll, get_parameters
+from yolov2.network import get_parameters
 from yolov2.runs import newest_weights
 from yolov2.weights import write_weights
 
@@ -67,15 +69,15 @@ def export_darknet(model: Detector | Classifier, path: Path, cutoff: int | None 
     ValueError
         If the count of pictures does not fit the header that the weights came with.
     """
-    progress = model.progress
+    config, progress = darknet_config(model), model.progress
     version = tuple(progress.get("darknet_version", (0, 2, 0)))
     seen = progress.get("seen", 0)
     write_weights(path, model.network.layers, get_parameters(model.network), seen, version, cutoff)
     if cutoff is not None:
         return [path]
     names = path.with_suffix(".names")
-    names.write_text("".join(f"{name}\n" for name in model.names), encoding="utf-8")
-    return [path, *write_cfg(path.with_suffix(".cfg"), darknet_config(model)), names]
+    _write(names, "".join(f"{name}\n" for name in model.names).encode())
+    return [path, *write_cfg(path.with_suffix(".cfg"), config), names]
 
 
 def darknet_config(model: Detector | Classifier) -> Config:
@@ -159,6 +161,25 @@ def export_onnx(
     return f"{line}; {_compared(got, wanted)} in onnxruntime"
 
 
+class PlainTreeSoftmax(nn.Module):
+    """Softmax over every sibling group of a tree (SPEC 13), in torch's own operators."""
+
+    table: Tensor  # (groups, size of the largest) nodes, and their number where a group has no more
+    cells: Tensor  # (nodes,) their places in the table
+
+    def __init__(self, tree: WordTree):
+        super().__init__()
+        nodes, longest = len(tree.parents), max(tree.group_sizes)
+        groups = zip(tree.group_offsets, tree.group_sizes, strict=True)
+        rows = [[*range(first, first + size)] + [nodes] * (longest - size) for first, size in groups]
+        self.register_buffer("table", torch.tensor(rows))
+        self.register_buffer("cells", (self.table.flatten() < nodes).nonzero()[:, 0])
+
+    def forward(self, scores: Tensor) -> Tensor:
+        filled = F.pad(scores, (0, 1), value=-torch.inf)
+        return filled[:, self.table].softmax(2).flatten(1)[:, self.cells]
+
+
 class Exported(nn.Module):
     """What an exported file computes: raw outputs, the probabilities of a classifier, or detections."""
 
@@ -166,13 +187,16 @@ class Exported(nn.Module):
         super().__init__()
         self.network = model.network.eval()
         self.head = model.network.head
-        self.softmax = SoftmaxOfAll(self.head) if isinstance(self.head, Softmax) else None
+        self.softmax: nn.Module | None = None
+        if isinstance(self.head, Softmax):
+            tree = self.head.tree
+            self.softmax = nn.Softmax(1) if tree is None else PlainTreeSoftmax(tree)
         self.detections = detections
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor, Tensor, Tensor]:
         raw = self.network(images)
         if self.softmax is not None:
-            return self.softmax(raw).flatten(1)
+            return self.softmax(raw.flatten(1))
         if self.detections is not None:
             assert isinstance(self.head, Region | Grid)
             return tuple(raw_detections(raw, self.head, *self.detections))  # type: ignore[return-value]
@@ -204,7 +228,14 @@ def export_program(
     -------
     str
         A line that says what goes in and comes out, and how far the two were apart.
+
+    Raises
+    ------
+    ValueError
+        If the network has no such form.
     """
+    if detections and not isinstance(model, Detector):
+        raise ValueError("detections: a classifier makes none; export without")
     module = Exported(model, (conf, iou, max_det) if detections else None)
     images = _example(model)
     batch = {"images": {0: torch.export.Dim("batch", min=1, max=1 << 16)}}
@@ -213,13 +244,16 @@ def export_program(
         program = torch.export.export(module, (images,), dynamic_shapes=batch)
         if not detections:  # plain torch in place of this library's operator
             program = program.run_decompositions({torch.ops.yolov2.reorg.default: _plain_reorg})
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)  # names folders of this computer
         program.example_inputs = None  # noise is not worth its bytes
-        partial = path.with_name(f"partial-{path.name}")
-        torch.export.save(program, partial)
-        partial.replace(path)
+        buffer = io.BytesIO()
+        torch.export.save(program, buffer)
+    _write(path, buffer.getbuffer())
     with torch.no_grad():
         got, wanted = torch.export.load(path).module()(images), module(images)
-    what = "boxes, scores, classes, count" if detections else "raw outputs"
+    what = "raw outputs" if isinstance(model, Detector) else "probabilities"
+    what = "boxes, scores, classes, count" if detections else what
     line = f"images (batch, 3, {images.shape[2]}, {images.shape[3]}) RGB in 0..1 -> {what}"
     return f"{line}; {_compared(got, wanted)} when loaded again"
 
@@ -258,7 +292,7 @@ def _dims(value: Any) -> str:
     return f"({', '.join(sides)})"
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(path: Path, data: bytes | memoryview) -> None:
     partial = path.with_name(path.name + ".partial")
     try:
         partial.write_bytes(data)
@@ -304,27 +338,48 @@ class ExportConfig:
             raise ValueError("--cutoff: a number of layers, with --format darknet")
 
 
+def _place(config: ExportConfig, weights: Path) -> Path:
+    """The file to write; a complaint if it, or one that goes with it, is among those that are read."""
+    suffix = SUFFIXES[config.format]
+    out = config.out or weights.with_suffix(suffix)
+    if out.is_dir():
+        out = out / weights.with_suffix(suffix).name
+    elif out.suffix == "":
+        out = out.with_suffix(suffix)
+    files = [out]
+    if config.format == "darknet" and config.cutoff is None:
+        files += [out.with_suffix(other) for other in (".cfg", ".names", ".tree", ".map")]
+    if out in files[1:]:
+        raise UserError(f"{out}: the weights; {out.suffix} is what goes beside them, so give another --out")
+    read = [weights, config.cfg, config.names]
+    if weights.suffix != ".safetensors":
+        read += [beside(weights, ".cfg"), beside(weights, ".names")]
+    for file in files:
+        if any(source and source.exists() and file.exists() and file.samefile(source) for source in read):
+            raise UserError(f"{file}: is what is read; give another --out")
+    return out
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     what = f"Convert a network to {', '.join(get_args(Format))}."
     config = parse(ExportConfig, argv, "python -m yolov2.export", what)
     weights = config.weights or newest_weights()
     imgsz = None if config.imgsz is None else config.imgsz[0] if len(config.imgsz) == 1 else config.imgsz
-    model = load(
-        weights,
-        config.cfg,
-        config.names,
-        device="cpu",
-        imgsz=imgsz,  # type: ignore[arg-type]
-        resize=config.resize,
-        reorg=config.reorg,
-        strict=config.strict,
-    )
-    out = config.out or weights.with_suffix(SUFFIXES[config.format])
-    if out.suffix == "":
-        out = out.with_suffix(SUFFIXES[config.format])
-    if out.exists() and out.samefile(weights):
-        raise UserError(f"{out}: is what is read; give --out FILE")
+    try:
+        model = load(
+            weights,
+            config.cfg,
+            config.names,
+            device="cpu",
+            imgsz=imgsz,  # type: ignore[arg-type]
+            resize=config.resize,
+            reorg=config.reorg,
+            strict=config.strict,
+        )
+    except ValueError as error:
+        raise UserError(f"--{error}") from None
+    out = _place(config, weights)
     out.parent.mkdir(parents=True, exist_ok=True)
     files, line = [out], ""
     options: dict[str, Any] = {key: getattr(config, key) for key in ("detections", "conf", "iou", "max_det")}
@@ -333,7 +388,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             case "safetensors":
                 model.save(out)
             case "darknet":
-                files = export_darknet(model, out, config.cutoff)
+                with reading(weights):  # what a checkpoint says of training comes to light now
+                    files = export_darknet(model, out, config.cutoff)
             case "onnx":
                 line = export_onnx(model, out, dynamic_size=config.dynamic_size, **options)
             case "torch":
