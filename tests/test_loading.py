@@ -447,6 +447,17 @@ def test_a_cfg_that_cannot_be_opened_or_is_of_another_network(tmp_path):
         load(path)
 
 
+def test_keys_that_nothing_reads_are_told(tmp_path):
+    path = write_darknet(tmp_path, "region")
+    cfg = path.with_suffix(".cfg")
+    cfg.write_text(cfg.read_text().replace("[net]\n", "[net]\nletter_box=1\n"))
+    with pytest.warns(UserWarning) as told:
+        load(path)
+    (warning,) = told
+    assert str(warning.message) == f"{cfg}: line 2, [net]: letter_box is not used"
+    assert warning.filename == __file__
+
+
 # ---------------------------------------------------------------- there and back
 
 

@@ -177,13 +177,23 @@ def open_cfg(path: str | Path) -> Config:
     ------
     UserError
         If it cannot be read or makes no sense; in one line, with file, line and section.
+
+    Warns
+    -----
+    UserWarning
+        For keys that nothing here reads; with file, line and section too.
     """
-    try:
-        return read_cfg(Path(path))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise UserError(f"{path}: {error}") from None
+    with warnings.catch_warnings(record=True) as unread:
+        warnings.simplefilter("always")
+        try:
+            config = read_cfg(Path(path))
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+        except ValueError as error:
+            raise UserError(f"{path}: {error}") from None
+    for warning in unread:
+        warnings.warn(f"{path}: {warning.message}", stacklevel=4)  # where `load` was called
+    return config
 
 
 def _refuse_other_files(path: Path) -> None:
