@@ -13,7 +13,7 @@ import yolov2
 from tests.commands import SIDE, assert_refused, command
 from tests.models import noise, write_darknet
 from yolov2.detect import main, to_records
-from yolov2.detector import Found
+from yolov2.detector import Detector, Found
 from yolov2.results import from_found
 from yolov2.sources import find_pictures
 
@@ -238,6 +238,24 @@ def test_videos_and_pictures_together(flags, tmp_path):
     with Image.open(folder / "x-2.png") as file:
         assert file.size == (300, 240)  # enlarged by 6
     assert len(list(folder.iterdir())) == 4
+
+
+def test_ctrl_c_ends_a_video_well(flags, tmp_path, monkeypatch, capsys):
+    """Of a camera there is no other end."""
+    made = Detector._result
+
+    def interrupted(self, *args):
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return made(self, *args)
+
+    calls = []
+    monkeypatch.setattr(Detector, "_result", interrupted)
+    assert command(main, film(tmp_path / "film.avi"), *flags) == 130
+    folder = tmp_path / "out" / "detect"
+    assert len(lines_of(folder)) == frames_of(folder / "film.mp4")[0] == 3
+    assert "interrupted" in capsys.readouterr().err
 
 
 def test_a_broken_video(flags, tmp_path, capsys):

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -22,6 +23,11 @@ from yolov2.names import read_names
 from yolov2.network import SoftmaxOfAll
 from yolov2.weights import parameter_shapes, read_weights
 
+needs_onnx = pytest.mark.skipif(
+    not all(map(find_spec, ("onnx", "onnxruntime"))),
+    reason='NO PROOF OF ONNX FILES: this needs onnx and onnxruntime, pip install -e ".[test]"',
+)
+ONNX = pytest.param("onnx", marks=needs_onnx)
 PICTURES = [noise(70, 40, 0), noise(64, 64, 1)]
 
 
@@ -186,14 +192,25 @@ def test_the_first_layers(weights, tmp_path):
         assert torch.equal(*(m.network.blocks[index].conv.weight.cpu() for m in (partial, whole)))
 
 
+def test_a_network_that_a_file_fills_in_part(weights, tmp_path, capsys):
+    weights.write_bytes(weights.read_bytes()[:-40])
+    flags = ("--weights", weights, "--out", tmp_path / "net.safetensors")
+    assert_refused(capsys, main, *flags, names=("net.weights: too short: layer 9 (Conv)",))
+    with pytest.warns(UserWarning, match="fills 4 layers; 1 start at random"):
+        export(*flags, "--no-strict")
+    assert load(tmp_path / "net.safetensors").classes == 3
+
+
 # ---------------------------------------------------------------- ONNX
 
 
 def onnx_session(path):
-    ort = pytest.importorskip("onnxruntime", reason="NO PROOF OF ONNX FILES: this needs onnx and onnxruntime")
-    return ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
 
+@needs_onnx
 @pytest.mark.parametrize("name", NETWORKS)
 def test_onnx(tmp_path, capsys, name):
     path = write_darknet(tmp_path, name)
@@ -215,6 +232,7 @@ def test_onnx(tmp_path, capsys, name):
     assert facts.get("reorg_order") == ("darknet" if name == "region" else None)
 
 
+@needs_onnx
 @pytest.mark.parametrize("name", ["region", "grid"])
 def test_onnx_with_detections(tmp_path, capsys, name):
     path = write_darknet(tmp_path, name)
@@ -235,6 +253,7 @@ def test_onnx_with_detections(tmp_path, capsys, name):
     assert (facts["conf"], facts["iou"], facts["max_det"]) == ("0.3", "0.4", "20")
 
 
+@needs_onnx
 def test_onnx_of_any_size_in_the_other_order(weights, tmp_path):
     flags = ("--dynamic-size", "--reorg", "space_to_depth", "--imgsz", "64,96", "--resize", "stretch")
     export("--weights", weights, "--format", "onnx", *flags, "--out", tmp_path / "net.onnx")
@@ -249,6 +268,7 @@ def test_onnx_of_any_size_in_the_other_order(weights, tmp_path):
     assert facts["input_size"] == "96x64 or any other"
 
 
+@needs_onnx
 def test_onnx_of_a_training(checkpoint, tmp_path):
     export("--weights", checkpoint, "--format", "onnx")
     images = images_for(load(checkpoint))
@@ -256,8 +276,8 @@ def test_onnx_of_a_training(checkpoint, tmp_path):
     np.testing.assert_allclose(got, outputs_of(load(checkpoint), images)[0], rtol=0, atol=1e-4)
 
 
+@needs_onnx
 def test_onnx_without_onnxruntime(weights, monkeypatch, capsys):
-    pytest.importorskip("onnx")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     export("--weights", weights, "--format", "onnx")
     assert "; not run, for onnxruntime is not installed" in capsys.readouterr().out
@@ -346,6 +366,7 @@ def test_flags_that_make_no_sense(weights, capsys, flags, message):
     assert left_in(weights.parent) == ["net.cfg", "net.weights"]
 
 
+@needs_onnx
 @pytest.mark.parametrize(
     "name, flags, message",
     [
@@ -393,7 +414,7 @@ def test_what_is_read_is_not_overwritten(weights, checkpoint, tmp_path, capsys):
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize("format", ["safetensors", "darknet", "onnx", "torch"])
+@pytest.mark.parametrize("format", ["safetensors", "darknet", ONNX, "torch"])
 def test_folders_that_cannot_be(weights, tmp_path, capsys, format):
     (tmp_path / "file").write_text("a file")
     out = tmp_path / "file" / "net.out"
@@ -403,7 +424,7 @@ def test_folders_that_cannot_be(weights, tmp_path, capsys, format):
     assert left_in(tmp_path) == ["file", "in"]
 
 
-@pytest.mark.parametrize("format", ["safetensors", "darknet", "onnx", "torch"])
+@pytest.mark.parametrize("format", ["safetensors", "darknet", ONNX, "torch"])
 def test_a_disk_that_is_full(weights, tmp_path, capsys, monkeypatch, format):
     """The old file stays, and no half of the new one is left."""
 
