@@ -231,6 +231,7 @@ def test_options_change_the_result_and_last(tmp_path, options, kept):
         model.resize,
         model.network.layers,
     )
+    assert again.network.input_shape == model.network.input_shape
     for other in (again, load(tmp_path / "plain.safetensors", **options)):
         check_equal(seen_by(other), after)
 
