@@ -317,17 +317,16 @@ def output_shape(layer: Layer, earlier: list[Shape], shape: Shape) -> Shape:
             h, w = layer.height, layer.width
         case Route() | Shortcut():
             sources = absolute_route(layer, index)
-            if not all(0 <= s < index for s in sources):
-                named = layer.layers if isinstance(layer, Route) else layer.layer
-                raise ValueError(f"{where}: {type(layer).__name__.lower()} to {named} leaves the network")
+            if outside := [s for s in sources if not 0 <= s < index]:
+                kind = type(layer).__name__.lower()
+                raise ValueError(f"{where}: {kind} to layer {outside[0]} leaves the network")
             if isinstance(layer, Shortcut):
                 if earlier[sources[0]] != (c, h, w):
                     other = earlier[sources[0]]
                     raise ValueError(f"{where}: layer {sources[0]} is {other[2]}x{other[1]}x{other[0]}")
             else:
-                if len({earlier[s][1:] for s in sources}) > 1:
-                    sizes = ", ".join(f"{earlier[s][2]}x{earlier[s][1]}" for s in sources)
-                    raise ValueError(f"{where}: routed maps differ in size: {sizes}")
+                if len(sizes := dict.fromkeys(f"{earlier[s][2]}x{earlier[s][1]}" for s in sources)) > 1:
+                    raise ValueError(f"{where}: routed maps differ in size: {', '.join([*sizes][:9])}")
                 c, h, w = sum(earlier[s][0] for s in sources), *earlier[sources[0]][1:]
         case Reorg():
             s = layer.stride

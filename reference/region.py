@@ -39,11 +39,11 @@ class WordTree:
         seen_parents = set()
         for node, parent in enumerate(self.parents):
             if not -1 <= parent < node:
-                raise ValueError(f"node {node} ({self.names[node]}): parent {parent} does not precede it")
+                raise ValueError(f"node {node} ({self.names[node]:.60}): parent {parent} does not precede it")
             if node == 0 or parent != self.parents[node - 1]:
                 if parent in seen_parents:
                     raise ValueError(
-                        f"node {node} ({self.names[node]}): the children of {parent} are not contiguous"
+                        f"node {node} ({self.names[node]:.60}): the children of {parent} are not contiguous"
                     )
                 seen_parents.add(parent)
         groups = [

@@ -1,5 +1,6 @@
 """YOLO9000's tree of words: reading it, probabilities along it, labels for it (SPEC 13; paper 2, sec. 4)."""
 
+import re
 from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
@@ -26,17 +27,18 @@ def read_tree(source: str | PathLike | Iterable[str]) -> WordTree:
     Raises
     ------
     ValueError
-        If a line is not of that form (the message has its number), or see `WordTree`.
+        If a line is not of that form (the message has its number), there is none, or see `WordTree`.
     """
-    lines = Path(source).read_text().splitlines() if isinstance(source, str | PathLike) else source
+    if isinstance(source, str | PathLike):
+        source = Path(source).read_text("utf-8-sig").splitlines()
     names, parents = [], []
-    for number, line in enumerate(lines, start=1):
-        try:
-            name, parent = line.split()
-            parents.append(int(parent))
-        except ValueError:
-            raise ValueError(f"line {number}: {line!r} is not 'name parent'") from None
-        names.append(name)
+    for number, line in enumerate(source, start=1):
+        if not (match := re.fullmatch(r"\s*(\S+)\s+(-?[0-9]{1,9})\s*", line)) or not match[1].isprintable():
+            raise ValueError(f"line {number}: {line[:60]!r} is not 'name parent'")
+        names.append(match[1])
+        parents.append(int(match[2]))
+    if not names:
+        raise ValueError("line 1: there is no node")
     return WordTree(tuple(names), tuple(parents))
 
 

@@ -1,6 +1,8 @@
 """Darknet's network files (.cfg), both ways: text <-> settings and the list of layer records (SPEC 19)."""
 
+import math
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,8 @@ from reference.layers import (
 )
 from reference.region import Region, WordTree
 from yolov2.cfg_sections import (
+    MAX_BYTES,
+    MAX_CLASSES,
     READERS,
     CfgError,
     HeadTraining,
@@ -34,14 +38,16 @@ from yolov2.cfg_sections import (
     Section,
     read_head_training,
     read_net,
+    shown,
     split,
+    text_of,
 )
 
-#: what a file may ask for; more is refused before any of it is allocated
-MAX_BYTES = 1 << 22  # of the file itself
+#: what a file may ask for, beside the limits in `yolov2.cfg_sections`; more is refused before it is allocated
 MAX_LAYERS = 2_000
 MAX_VALUES = 1 << 28  # of one layer's output for one picture: 1 GiB
 MAX_PARAMETERS = 1 << 30  # of the whole network: 4 GiB
+MAX_WARNINGS = 20
 
 
 @dataclass(frozen=True)
@@ -73,22 +79,29 @@ def read_cfg(source: str | Path, root: str | Path | None = None) -> Config:
     CfgError
         A ValueError, if the text is malformed, names a type of layer that is not supported, gives a layer
         settings that make no sense or do not go with the layers in front of it, or asks for more than the
-        limits at the top of this module. The message names the line and the section.
+        limits at the top of this module and of `yolov2.cfg_sections`. The message, one line of printable
+        characters, names the line and the section.
     OSError
         If the file cannot be read.
 
     Warns
     -----
     UserWarning
-        For every key that nothing here reads.
+        For every key that nothing here reads; of more than 20 for the rest together.
     """
     if isinstance(source, str) and "\n" in source:
         text, folders = source, [Path(".")]
+        if len(text) > MAX_BYTES:
+            raise CfgError(f"line 1: the text is longer than {MAX_BYTES:,} characters")
     else:
-        text, folders = _text_of(Path(source)), [Path("."), Path(source).parent, Path(source).parent.parent]
+        folders = [Path("."), Path(source).parent, Path(source).parent.parent]
+        try:
+            text = text_of(Path(source))
+        except ValueError as problem:
+            raise CfgError(f"line 1: {problem}") from None
     net, *sections = split(text)
     if net.name not in ("net", "network"):
-        raise CfgError(f"line {net.line}: the first section must be [net], not [{net.name}]")
+        raise CfgError(f"line {net.line}: the first section must be [net], not [{shown(net.name)}]")
     if len(sections) > MAX_LAYERS:
         raise sections[MAX_LAYERS].error(f"more than {MAX_LAYERS} layers")
 
@@ -107,19 +120,60 @@ def read_cfg(source: str | Path, root: str | Path | None = None) -> Config:
             head_training = section.read(read_head_training)
     if min(settings.input_shape) > 0:
         _check_shapes(settings, layers, sections)
-    for section in (net, *sections):
-        section.warn_unread()
+    unread = [(section, key) for section in (net, *sections) for key in sorted(section.unread)]
+    for section, key in unread[:MAX_WARNINGS]:
+        line = section.options[key][1]
+        warnings.warn(f"line {line}, [{section.name}]: {shown(key)} is not used", stacklevel=2)
+    if more := unread[MAX_WARNINGS:]:
+        line = more[0][0].options[more[0][1]][1]
+        warnings.warn(f"line {line} and later: {len(more):,} more keys are not used", stacklevel=2)
     return Config(settings, layers, head_training)
 
 
-def _text_of(path: Path) -> str:
-    with path.open("rb") as file:
-        data = file.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise CfgError(f"line 1: {path} is larger than {MAX_BYTES:,} bytes: no network file")
-    if b"\0" in data:
-        raise CfgError(f"line 1: {path} is not a text file")
-    return data.decode("utf-8-sig", errors="replace")  # comments are in any encoding
+def limited_shapes(layers: list[Layer], shape: Shape) -> list[Shape]:
+    """Shape of every layer's output in a network that fits into a machine.
+
+    Parameters
+    ----------
+    layers : list of Layer
+        The network.
+    shape : (channels, height, width)
+        The input picture, in pixels.
+
+    Returns
+    -------
+    list of (channels, height, width)
+        As `reference.layers.output_shapes`.
+
+    Raises
+    ------
+    ValueError
+        If a layer does not fit its input, or asks for more than the limits at the top of this module; the
+        message names the layer's index.
+    """
+    shapes: list[Shape] = []
+    parameters = 0
+    for layer in layers:
+        parameters = _append_shape(layer, shapes, shape, parameters)
+    return shapes
+
+
+def _append_shape(layer: Layer, shapes: list[Shape], of_input: Shape, parameters: int) -> int:
+    """Append the shape of the next layer's output to `shapes`; return `parameters` plus its own number."""
+    before = shapes[-1] if shapes else of_input
+    shape = output_shape(layer, shapes, of_input)
+    parameters += _parameters(layer, before, shape)
+    for count, limit, what in (
+        (_padded(layer, before), MAX_VALUES, "values in a padded input"),
+        (math.prod(shape), MAX_VALUES, "values in one layer's output"),
+        (parameters, MAX_PARAMETERS, "parameters up to here"),
+        (math.prod(shape) * isinstance(layer, Softmax), MAX_CLASSES, "classes"),
+    ):
+        if count > limit:
+            where = f"layer {len(shapes)} ({type(layer).__name__})"
+            raise ValueError(f"{where}: {count:,} {what}; at most {limit:,} are supported")
+    shapes.append(shape)
+    return parameters
 
 
 def _check_shapes(net: Net, layers: list[Layer], sections: list["Section"]) -> None:
@@ -129,24 +183,10 @@ def _check_shapes(net: Net, layers: list[Layer], sections: list["Section"]) -> N
     for layer, section in zip(layers, sections, strict=True):
         if isinstance(layer, Region) and shapes and shapes[-1][0] != layer.channels:
             _complain_of_filters(layer, layers, shapes, sections)
-        before = shapes[-1] if shapes else net.input_shape
         try:
-            shape = output_shape(layer, shapes, net.input_shape)
+            parameters = _append_shape(layer, shapes, net.input_shape, parameters)
         except ValueError as problem:
             raise section.error(problem) from None
-        parameters += _parameters(layer, before, shape)
-        for count, limit, what in (
-            (
-                _padded(layer, shapes[-1] if shapes else net.input_shape),
-                MAX_VALUES,
-                "values in a padded input",
-            ),
-            (shape[0] * shape[1] * shape[2], MAX_VALUES, "values in one layer's output"),
-            (parameters, MAX_PARAMETERS, "parameters up to here"),
-        ):
-            if count > limit:
-                raise section.error(f"{count:,} {what}; at most {limit:,} are supported")
-        shapes.append(shape)
 
 
 def _complain_of_filters(
@@ -177,7 +217,7 @@ def _padded(layer: Layer, shape: Shape) -> int:
 
 
 def _parameters(layer: Layer, shape: Shape, out: Shape) -> int:
-    """About how many numbers a layer learns, in unbounded integers."""
+    """About how many numbers a layer learns or keeps, in unbounded integers."""
     inputs = shape[0] * shape[1] * shape[2]
     match layer:
         case Conv():
@@ -186,6 +226,8 @@ def _parameters(layer: Layer, shape: Shape, out: Shape) -> int:
             return layer.outputs * (inputs + 4)
         case Local():
             return out[1] * out[2] * layer.filters * (shape[0] * layer.size**2 + 1)
+        case BatchNorm():
+            return 3 * shape[0]
     return 0
 
 
@@ -195,8 +237,9 @@ def write_cfg(path: str | Path, config: Config) -> list[Path]:
     Parameters
     ----------
     path : str or Path
-        Where to; ``x.tree`` and ``x.map`` go beside ``x.cfg``. Darknet itself looks for those relative to its
-        working folder, `read_cfg` beside the cfg too.
+        Where to; ``x.tree`` (a second tree: ``x2.tree``) and ``x.map`` go beside ``x.cfg``, with no spaces in
+        their names, which a cfg cannot name. Darknet itself looks for those relative to its working folder,
+        `read_cfg` beside the cfg too.
     config : Config
         What to write. `read_cfg` gives it back exactly; settings that Darknet does not know (reorg in the
         textbook order, the loss as printed) become keys of which it warns.
@@ -207,11 +250,10 @@ def write_cfg(path: str | Path, config: Config) -> list[Path]:
         The files written.
     """
     path = Path(path)
-    tree, class_map = path.with_suffix(".tree"), path.with_suffix(".map")
+    tree, class_map = (path.with_name("".join(path.stem.split()) + suffix) for suffix in (".tree", ".map"))
     files = {path: cfg_text(config, tree.name, class_map.name)}
+    files |= {path.with_name(name): tree_text(t) for t, name in _tree_names(config, tree.name).items()}
     for layer in config.layers:
-        if isinstance(layer, Region | Softmax) and layer.tree is not None:
-            files[tree] = tree_text(layer.tree)
         if isinstance(layer, Region) and layer.class_map is not None:
             files[class_map] = "".join(f"{node}\n" for node in layer.class_map)
     for file, text in files.items():
@@ -219,6 +261,13 @@ def write_cfg(path: str | Path, config: Config) -> list[Path]:
         partial.write_text(text, encoding="utf-8")
         os.replace(partial, file)
     return list(files)
+
+
+def _tree_names(config: Config, first: str) -> dict[WordTree, str]:
+    """What the files of a network's trees are called, if the first one is called `first`."""
+    trees = [layer.tree for layer in config.layers if isinstance(layer, Region | Softmax) and layer.tree]
+    stem, suffix = os.path.splitext(first)
+    return {tree: f"{stem}{n if n > 1 else ''}{suffix}" for n, tree in enumerate(dict.fromkeys(trees), 1)}
 
 
 def tree_text(tree: WordTree) -> str:
@@ -235,15 +284,17 @@ def cfg_text(config: Config, tree: str = "network.tree", class_map: str = "netwo
     config : Config
         What to write.
     tree, class_map : str
-        What the file calls the files of its tree and its class map.
+        What the file calls the files of its (first) tree and its class map.
 
     Returns
     -------
     str
     """
     sections = [_section("net", _net_options(config.net))]
+    trees = _tree_names(config, tree)
     for layer in config.layers:
-        name, options = _layer_options(layer, tree, class_map)
+        of_layer = layer.tree if isinstance(layer, Region | Softmax) else None
+        name, options = _layer_options(layer, trees[of_layer] if of_layer else "", class_map)
         if isinstance(layer, Region | Grid):
             training = config.head_training
             options |= {"jitter": training.jitter, "max": training.max_truths}

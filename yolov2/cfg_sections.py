@@ -1,12 +1,11 @@
 """The sections of a Darknet cfg file: their grammar, their keys and the records they stand for (SPEC 19)."""
 
-import math
+import os
 import re
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 from reference.layers import (
     Activation,
@@ -30,12 +29,18 @@ from reference.layers import (
     Softmax,
     Upsample,
 )
-from reference.region import BoxWeight, ClassLoss, Region
+from reference.region import BoxWeight, ClassLoss, Region, WordTree
 from reference.schedule import Policy, Schedule
 from reference.wordtree import read_tree
 
+#: what a file may ask for; more is refused before any of it is allocated
+MAX_BYTES = 1 << 22  # of the file itself, and of a tree or map that it names
+MAX_LINES = 100_000
+MAX_ITEMS = 10_000  # of a list
 MAX_ANCHORS = 1_000
-MAX_TREE_BYTES = 1 << 26  # of a tree or map that a cfg names
+MAX_CLASSES = 1_000_000
+INTEGERS = range(-(2**31), 2**31)  # Darknet's numbers are int and float
+MAX_FLOAT = 3.4e38
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,7 @@ class Section:
         self.unread: set[str] = set()
 
     def error(self, message: object, line: int | None = None) -> "CfgError":
-        return CfgError(f"line {line or self.line}, [{self.name}]: {message}")
+        return CfgError(f"line {line or self.line}, [{shown(self.name)}]: {message}")
 
     def read(self, reader: Callable[["Section"], Any]) -> Any:
         """Let `reader` make something of the options; its complaints get their place in the file."""
@@ -121,30 +126,28 @@ class Section:
         self.unread.discard(key)
         return self.options[key][0] if key in self.options else default
 
-    def file(self, key: str) -> Path:
-        """The file that a key names."""
+    def file(self, key: str) -> str:
+        """The text of the file that a key names."""
         name = self.text(key, "")
-        if "\0" in name or len(name) > 1000:
-            raise ValueError(f"{key}: not the name of a file")
         for path in [folder / name for folder in self.folders]:
-            if path.is_file():
-                if path.stat().st_size > MAX_TREE_BYTES:
-                    raise ValueError(f"{key}: {name} is larger than {MAX_TREE_BYTES:,} bytes")
-                return path
+            if os.path.isfile(path):  # and not path.is_file, which raises if the name is too long
+                return text_of(path)
         looked = ", ".join(dict.fromkeys(str(folder.absolute()) for folder in self.folders))
-        raise ValueError(f"{key}: there is no file {name} in {looked}")
+        raise ValueError(f"{key}: there is no file {shown(name)} in {looked}")
 
     def numbers(self, key: str) -> tuple[float, ...]:
-        found = tuple(float(v) for v in self._leading(key, r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?"))
-        if not all(map(math.isfinite, found)):
-            raise ValueError(f"{key}: {self.text(key, '')} is too large a number")
-        return found
+        found = self._leading(key, r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?")
+        for number in found:
+            if abs(float(number)) > MAX_FLOAT:
+                raise ValueError(f"{key}: {shown(number)} is too large a number")
+        return tuple(map(float, found))
 
     def integers(self, key: str) -> tuple[int, ...]:
-        found = self._leading(key, r"[+-]?\d+")
-        if any(len(v) > 18 for v in found):
-            raise ValueError(f"{key}: {self.text(key, '')[:40]} is too large a number")
-        return tuple(int(v) for v in found)
+        found = self._leading(key, r"[+-]?[0-9]+")
+        for number in found:
+            if len(number) > 18 or int(number) not in INTEGERS:
+                raise ValueError(f"{key}: {shown(number)} is too large a number")
+        return tuple(map(int, found))
 
     def number(self, key: str, default: float) -> float:
         return self.numbers(key)[0] if self.has(key) else default
@@ -152,9 +155,11 @@ class Section:
     def integer(self, key: str, default: int) -> int:
         return self.integers(key)[0] if self.has(key) else default
 
-    def positive(self, key: str, default: int) -> int:
+    def positive(self, key: str, default: int, most: int = INTEGERS[-1]) -> int:
         if (value := self.integer(key, default)) < 1:
             raise ValueError(f"{key}: {value} is not positive")
+        if value > most:
+            raise ValueError(f"{key}: {value} is more than {most}, the most that is supported")
         return value
 
     def natural(self, key: str, default: int) -> int:
@@ -164,7 +169,7 @@ class Section:
 
     def choice(self, key: str, kinds: Any, default: str) -> Any:
         if (name := self.text(key, default)) not in get_args(kinds):
-            raise ValueError(f"{key}: {name!r} is not one of {', '.join(get_args(kinds))}")
+            raise ValueError(f"{key}: '{shown(name)}' is not one of {', '.join(get_args(kinds))}")
         return name
 
     def flag(self, key: str, default: bool = False) -> bool:
@@ -183,19 +188,34 @@ class Section:
         for key in ("dontload", "dontsave", "dontloadscales", "numload"):
             self.demand(key, 0, default=0)
 
-    def warn_unread(self) -> None:
-        for key in sorted(self.unread):
-            warnings.warn(f"line {self.options[key][1]}, [{self.name}]: {key} is not used", stacklevel=3)
-
     def _leading(self, key: str, number: str) -> list[str]:
         """The leading number of every item of a comma-separated list, all that atoi and atof look at."""
         if not self.has(key):
             return []
-        found = [re.match(number, item, re.IGNORECASE) for item in self.text(key, "").split(",")]
+        value, line = self.options[key]
+        if value.count(",") >= MAX_ITEMS:
+            raise self.error(f"{key}: {value.count(',') + 1:,} numbers; at most {MAX_ITEMS:,}", line)
+        found = [re.match(number, item, re.IGNORECASE) for item in value.split(",")]
         if None in found:
-            value, line = self.options[key]
-            raise self.error(f"{key}={value} is not made of numbers", line)
+            raise self.error(f"{key}={shown(value)} is not made of numbers", line)
         return [match.group() for match in found if match]
+
+
+def shown(text: str) -> str:
+    """A piece of a file in a message: not too long, and nothing that a terminal obeys."""
+    text = text if len(text) <= 60 else text[:57] + "..."
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
+def text_of(path: Path) -> str:
+    """The text of a file that people write."""
+    with path.open("rb") as file:
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"{path} is larger than {MAX_BYTES:,} bytes")
+    if b"\0" in data:
+        raise ValueError(f"{path} is not a text file")
+    return data.decode("utf-8-sig", errors="replace")  # comments are in any encoding
 
 
 def split(text: str) -> list[Section]:
@@ -203,16 +223,18 @@ def split(text: str) -> list[Section]:
     sections: list[Section] = []
     for number, raw in enumerate(text.splitlines(), start=1):
         line = raw.replace(" ", "").replace("\t", "")
+        if number > MAX_LINES:
+            raise CfgError(f"line {number}: at most {MAX_LINES:,} lines are supported")
         if not line or line[0] in "#;":
             continue
         if line[0] == "[":
             if line[-1] != "]":
-                raise CfgError(f"line {number}: {raw!r} is not a [section]")
+                raise CfgError(f"line {number}: '{shown(raw)}' is not a [section]")
             sections.append(Section(line[1:-1], number))
             continue
         key, equals, value = line.partition("=")
         if not (equals and key and sections):
-            raise CfgError(f"line {number}: {raw!r} is not a [section], nor key=value inside one")
+            raise CfgError(f"line {number}: '{shown(raw)}' is not a [section], nor key=value inside one")
         sections[-1].options.setdefault(key, (value, number))
         sections[-1].unread.add(key)
     if not sections:
@@ -225,7 +247,7 @@ def read_net(o: Section) -> Net:
     width = o.natural("width", 0)
     schedule = Schedule(
         learning_rate=o.number("learning_rate", 0.001),
-        policy=cast(Policy, o.text("policy", "constant")),  # Schedule checks it
+        policy=o.choice("policy", Policy, "constant"),
         burn_in=o.integer("burn_in", 0),
         power=o.number("power", 4.0),
         steps=o.integers("steps"),
@@ -335,24 +357,32 @@ def _dropout(o: Section) -> Dropout:
 def _softmax(o: Section) -> Softmax:
     o.demand("groups", 1, default=1)
     o.demand("temperature", 1, default=1)
-    return Softmax(read_tree(o.file("tree")) if o.has("tree") else None)
+    return Softmax(_tree(o))
+
+
+def _tree(o: Section) -> WordTree | None:
+    if not o.has("tree"):
+        return None
+    lines = o.file("tree").splitlines()
+    try:
+        return read_tree(lines)
+    except ValueError as problem:
+        raise ValueError(f"tree: {problem}") from None
 
 
 def _region(o: Section) -> Region:
     o.demand("coords", 4, default=4)
     for key in ("absolute", "log", "sqrt", "classfix"):  # Darknet reads them too, to no effect
         o.text(key, "")
-    if (num := o.positive("num", 1)) > MAX_ANCHORS:
-        raise ValueError(f"num: {num} is more than {MAX_ANCHORS} anchors")
+    num = o.positive("num", 1, MAX_ANCHORS)
     anchors = o.numbers("anchors") or (0.5,) * (2 * num)
     if len(anchors) != 2 * num:
         raise ValueError(f"anchors: {len(anchors)} numbers for num={num} pairs of width, height")
-    tree = read_tree(o.file("tree")) if o.has("tree") else None
+    tree = _tree(o)
     softmax = o.flag("softmax")
-    class_map = o.file("map").read_text().split() if o.has("map") else None
     return Region(
         anchors=tuple(zip(anchors[::2], anchors[1::2], strict=True)),
-        classes=o.positive("classes", 20),
+        classes=o.positive("classes", 20, MAX_CLASSES),
         class_activation="tree" if tree else "softmax" if softmax else "logistic",
         tree=tree,
         background=o.flag("background"),
@@ -363,7 +393,7 @@ def _region(o: Section) -> Region:
         ignore_threshold=o.number("thresh", 0.5),
         rescore=o.flag("rescore"),
         bias_match=o.flag("bias_match"),
-        class_map=None if class_map is None else tuple(int(node) for node in class_map),
+        class_map=_class_map(o) if o.has("map") else None,
         # keys of this library, for losses that Darknet does not have
         class_loss=o.choice("class_loss", ClassLoss, "cross_entropy"),
         box_weight=o.choice("box_weight", BoxWeight, "2-wh"),
@@ -372,13 +402,21 @@ def _region(o: Section) -> Region:
     )
 
 
+def _class_map(o: Section) -> tuple[int, ...]:
+    nodes = o.file("map").split()
+    for entry, node in enumerate(nodes):
+        if not re.fullmatch(r"-?[0-9]{1,9}", node):
+            raise ValueError(f"map: entry {entry}, '{shown(node)}', is not the number of a class")
+    return tuple(map(int, nodes))
+
+
 def _detection(o: Section) -> Grid:
     o.demand("coords", 4, default=1)
     o.demand("random", 0, default=0)  # not multi-scale as in [region] but a random responsible box (SPEC 11)
     return Grid(
         side=o.positive("side", 7),
         boxes=o.positive("num", 1),
-        classes=o.positive("classes", 1),
+        classes=o.positive("classes", 1, MAX_CLASSES),
         sqrt=o.flag("sqrt"),
         softmax=o.flag("softmax"),
         rescore=o.flag("rescore"),
