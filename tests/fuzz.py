@@ -302,7 +302,8 @@ LINES = b"""[net] [conv] [region] [softmax] [cost] [yolo] [route] [local] [detec
 pad=1 groups=3 tree=small.tree tree=no.tree tree=/dev/zero tree=. map=small.tree map=../x random=1 dontload=1
 a=1 from=-1 layers=-1,-2 stride=2 size=2 activation=mish activation=leaky flipped=1 # ; \x00 \xff\xfe
 \x1b[31m=1 filters=1000000 classes=100000 output=2000000 padding=3 num=1000 side=1000 width=0 width=1000000
-channels=1 policy=poly policy=step batch_normalize=1 reverse=1 stride=2147483647 size=30000 padding=30000""".split()
+channels=1 policy=poly policy=step batch_normalize=1 reverse=1 stride=2147483647 size=30000
+padding=30000""".split()
 
 
 def number_replaced(rng: random.Random, text: bytes) -> bytes:

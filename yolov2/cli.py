@@ -23,6 +23,7 @@ import sys
 import threading
 import types
 import typing
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -115,6 +116,7 @@ def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] 
         What `main` returns (None is 0), 2 after a UserError, a file that the system refuses or too little
         memory, 130 after Ctrl-C.
     """
+    formatted, warnings.formatwarning = warnings.formatwarning, _one_line
     try:
         return main(argv) or 0
     except UserError as error:
@@ -132,6 +134,13 @@ def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] 
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130  # 128 + SIGINT, what a shell reports
+    finally:
+        warnings.formatwarning = formatted
+
+
+def _one_line(message: Warning | str, *_: Any, **__: Any) -> str:
+    """A warning as commands print it: without the line of the source that it comes from."""
+    return f"warning: {message}\n"
 
 
 @contextmanager
