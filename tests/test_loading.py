@@ -34,7 +34,8 @@ from yolov2.detector import Detector
 from yolov2.errors import UserError
 from yolov2.export import export_darknet
 from yolov2.names import COCO_NAMES, VOC_NAMES, default_names, read_names
-from yolov2.weights import write_weights
+from yolov2.presets import NETWORKS
+from yolov2.weights import initial_parameters, write_weights
 
 PICTURE = noise(70, 40)
 
@@ -492,3 +493,17 @@ def test_a_checkpoint_gives_the_same_outputs_to_the_last_bit(tmp_path, name):
     assert again.progress == model.progress and json.dumps(again.config) == json.dumps(model.config)
     x = torch.rand(2, *NETWORKS[name][1])
     assert torch.equal(raw(again, x), raw(model, x))
+
+
+def test_published_networks_need_no_cfg(tmp_path):
+    """nano.weights are of `nano`; others are of the network that is named."""
+    preset = NETWORKS["nano"]
+    layers = preset.build()
+    shape = (3, preset.imgsz, preset.imgsz)
+    parameters = initial_parameters(layers, shape, np.random.default_rng(0))
+    for path, cfg in ((tmp_path / "nano.weights", None), (tmp_path / "x.weights", "nano")):
+        write_weights(path, layers, parameters)
+        model = yolov2.load(path, cfg, device="cpu")
+        assert model.network.layers == layers and model.imgsz == preset.imgsz and model.names == VOC_NAMES
+    with pytest.raises(UserError, match=r"yolo9000: cannot be read"):  # its tree is in no cfg here
+        yolov2.load(tmp_path / "x.weights", "yolo9000")

@@ -13,6 +13,7 @@ import torch
 from reference.layers import Grid, Layer, Reorg, ReorgOrder, Shape, Softmax, head_index
 from reference.region import Region
 from yolov2.cfg import Config, limited_shapes, read_cfg
+from yolov2.cfg_sections import HeadTraining, Net
 from yolov2.checkpoint import load_checkpoint, to_plain
 from yolov2.classifier import Classifier
 from yolov2.detector import Detector
@@ -21,8 +22,10 @@ from yolov2.letterbox import Mode
 from yolov2.model import input_size, pick_device
 from yolov2.names import default_names, read_names
 from yolov2.network import Network, load_parameters, uninitialised
+from yolov2.presets import NETWORKS, Recipe
 from yolov2.weights import read_weights
 
+NEED_A_TREE = ("yolo9000", "darknet9000")  # which is a file of Darknet's
 PICKLES = {".pt", ".pth", ".pkl", ".bin", ".ckpt"}
 
 
@@ -44,8 +47,9 @@ def load(
     weights : str or Path
         ``.safetensors`` of this library, or a weights file of Darknet.
     cfg : str, Path or Config, optional
-        Darknet's network file, or what `yolov2.cfg.read_cfg` made of it. By default the file of the same name
-        beside the weights.
+        Darknet's network file, what `yolov2.cfg.read_cfg` made of it, or the name of a published network in
+        `yolov2.presets.NETWORKS`. By default the file of the same name beside the weights, or else the
+        published network of that name.
     names : str, Path or sequence of str, optional
         Class names, or a file with one a line. By default a file of the weights' name, ``.names``, beside
         them; otherwise VOC's for 20 classes, COCO's for 80, the nodes' for a tree, else numbers.
@@ -125,8 +129,10 @@ def from_darknet(
     _refuse_other_files(path)
     if cfg is None:
         cfg = beside(path, ".cfg")
-        if cfg is None:
+        if cfg is None and (cfg := published(path.stem)) is None:
             raise UserError(f"{path}: which network is it of? Give its cfg file")
+    elif not isinstance(cfg, Config) and not Path(cfg).is_file():
+        cfg = published(str(cfg)) or cfg
     config = cfg if isinstance(cfg, Config) else open_cfg(cfg)
     where = f"{path}: the network" if isinstance(cfg, Config) else f"{cfg}:"
     net, layers = config.net, config.layers
@@ -168,6 +174,17 @@ def from_darknet(
         {"net": to_plain(net), "head_training": to_plain(config.head_training)},
         {"seen": header.seen, "darknet_version": list(header.version)},
     )
+
+
+def published(name: str) -> Config | None:
+    """What the cfg file of a published network says, by its name; None if it is unknown or needs a tree."""
+    if name not in NETWORKS or name in NEED_A_TREE:
+        return None
+    preset = NETWORKS[name]
+    side = preset.imgsz
+    net = Net(side, side, 3, min_crop=side, max_crop=2 * side)
+    training = HeadTraining(preset.jitter) if isinstance(preset, Recipe) else HeadTraining()
+    return Config(net, preset.build(), training)
 
 
 def open_cfg(path: str | Path) -> Config:
