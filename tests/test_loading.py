@@ -28,13 +28,13 @@ from tests.models import (
     write_darknet,
     write_network,
 )
+from yolov2 import presets
 from yolov2.cfg import read_cfg
 from yolov2.classifier import Classifier
 from yolov2.detector import Detector
 from yolov2.errors import UserError
 from yolov2.export import export_darknet
 from yolov2.names import COCO_NAMES, VOC_NAMES, default_names, read_names
-from yolov2.presets import NETWORKS
 from yolov2.weights import initial_parameters, write_weights
 
 PICTURE = noise(70, 40)
@@ -497,7 +497,7 @@ def test_a_checkpoint_gives_the_same_outputs_to_the_last_bit(tmp_path, name):
 
 def test_published_networks_need_no_cfg(tmp_path):
     """nano.weights are of `nano`; others are of the network that is named."""
-    preset = NETWORKS["nano"]
+    preset = presets.NETWORKS["nano"]
     layers = preset.build()
     shape = (3, preset.imgsz, preset.imgsz)
     parameters = initial_parameters(layers, shape, np.random.default_rng(0))
