@@ -540,9 +540,13 @@ def judge_cfg(case: Case, folder: Path) -> str:
 
 
 def work(layers: list[Layer], shape: Shape, shapes: list[Shape]) -> int:
-    """About how many multiply-adds a network takes."""
+    """About how many multiply-adds a network takes; a value of a padded input counts as a hundred."""
     total = 0
     for layer, (c, h, w), out in zip(layers, [shape, *shapes], shapes, strict=False):
+        match layer:
+            case Conv() | MaxPool():
+                margin = 2 * layer.padding if isinstance(layer, Conv) else layer.total_padding
+                total += 100 * c * (h + margin) * (w + margin)
         match layer:
             case Conv() | Local():
                 groups = layer.groups if isinstance(layer, Conv) else 1
