@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from yolov2.detector import Found
-from yolov2.results import Boxes, Probs, Results, _plural, from_found
+from yolov2.results import Boxes, Probs, Results, from_found
 
 WHY = 'NO PROOF WITH SUPERVISION: pip install -e ".[test]"'
 supervision = pytest.importorskip("supervision", reason=WHY)
@@ -261,14 +261,14 @@ class TestResults:
         assert json.loads(results(Boxes([], [], [], SHAPE)).to_json()) == []
 
     def test_verbose(self):
-        assert results().verbose() == "2 dogs, 1 person"
+        assert results().verbose() == "2 dog, 1 person"
         assert results(Boxes([], [], [], SHAPE)).verbose() == "nothing found"
         assert Results(picture(), "", NAMES).verbose() == "nothing found"
         assert classified().verbose() == "dog 0.70, bus 0.20, person 0.10"
 
     def test_repr(self):
         assert repr(results()).startswith(
-            "<Results of folder/street.jpg, 100x40: 2 dogs, 1 person; .boxes .names"
+            "<Results of folder/street.jpg, 100x40: 2 dog, 1 person; .boxes .names"
         )
         assert "; .probs .names" in repr(classified())
         assert repr(Results(picture(), "", NAMES)).startswith("<Results of a picture, 100x40: nothing found;")
@@ -289,21 +289,6 @@ class TestResults:
             results(Boxes([[0, 0, 1, 1]], [1], [7], SHAPE))
         with pytest.raises(ValueError, match="class 3"):
             classified([0.1] * 5)
-
-
-PLURALS = """
-    dog dogs, bus buses, sheep sheep, person people, Person People, wine glass wine glasses, knife knives,
-    mouse mice, toothbrush toothbrushes, teddy bear teddy bears, skis skis, scissors scissors, baby babies,
-    toy toys, box boxes, pottedplant pottedplants, traffic_light traffic_lights, police-man police-men,
-    goldfish goldfish, human humans, sandwich sandwiches, 7 7s, ! !
-"""
-
-
-@pytest.mark.parametrize("pair", PLURALS.split(","))
-def test_plural(pair):
-    words = pair.split()
-    singular, plural = " ".join(words[: len(words) // 2]), " ".join(words[len(words) // 2 :])
-    assert _plural(singular) == plural
 
 
 class TestFromFound:

@@ -148,11 +148,14 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     tensors = {k: v.detach().cpu().contiguous() for k, v in checkpoint.tensors.items()}
     partial = path.with_suffix(".partial")
     try:
+        partial.touch()
+        mode = partial.stat().st_mode  # what the user's umask makes of it; safetensors locks others out
         save_file(tensors, partial, metadata)
+        partial.chmod(mode)
         partial.replace(path)
     except (OSError, SafetensorError) as error:
         partial.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written ({error}); free some space or use --project") from None
+        raise UserError(f"{path}: cannot be written ({error}); free some space or write elsewhere") from None
 
 
 @contextmanager

@@ -25,19 +25,6 @@ if TYPE_CHECKING:
 
 Array = Tensor | np.ndarray
 
-IRREGULAR = {
-    "person": "people", "man": "men", "woman": "women", "child": "children", "mouse": "mice", "foot": "feet",
-    "tooth": "teeth", "goose": "geese", "ox": "oxen", "knife": "knives", "wolf": "wolves", "leaf": "leaves",
-    "loaf": "loaves", "shelf": "shelves", "calf": "calves", "scarf": "scarves", "tomato": "tomatoes",
-    "potato": "potatoes", "mosquito": "mosquitoes",
-}  # fmt: skip
-# words that have no other plural, or are one already
-UNCHANGED = re.compile(
-    r"(sheep|deer|fish|craft|series|species|broccoli|skis|scissors|glasses|goggles|shorts|jeans|trousers"
-    r"|pants|binoculars|pliers)$",
-    re.IGNORECASE,
-)
-
 
 @dataclass(frozen=True, init=False, eq=False, repr=False)
 class _Values:
@@ -401,12 +388,11 @@ class Results:
     tojson = to_json  # its older name
 
     def verbose(self) -> str:
-        """One line: "2 dogs, 1 person", most first; "dog 0.91, cat 0.05, ..."; or "nothing found"."""
+        """One line: "2 dog, 1 person", most first; "dog 0.91, cat 0.05, ..."; or "nothing found"."""
         if self.probs is not None:
             return ", ".join(self._top_five("{name} {score:.2f}"))
         counts = Counter(self.names[c] for c in self._classes())
-        parts = [f"{n} {name if n == 1 else _plural(name)}" for name, n in counts.most_common()]
-        return ", ".join(parts) or "nothing found"
+        return ", ".join(f"{n} {name}" for name, n in counts.most_common()) or "nothing found"
 
     def __repr__(self) -> str:
         height, width = self.orig_shape
@@ -480,23 +466,6 @@ def _float32(values: Any) -> Tensor:
     if isinstance(values, Tensor):
         return values.detach().float()
     return torch.from_numpy(np.array(values, np.float32))
-
-
-def _plural(name: str) -> str:
-    """More than one of a class, by the rules of English: of "wine glass" the last word changes."""
-    if UNCHANGED.search(name):
-        return name
-    start, word = re.fullmatch(r"(.*?)([^\W_]*)", name, re.DOTALL).groups()  # type: ignore[union-attr]
-    if not word:
-        return name
-    if word.lower() in IRREGULAR:
-        plural = IRREGULAR[word.lower()]
-        return start + (plural.capitalize() if word[0].isupper() else plural)
-    if re.search(r"(s|x|z|ch|sh)$", word, re.IGNORECASE):
-        return f"{name}es"
-    if re.search(r"[^aeiou]y$", word, re.IGNORECASE):
-        return f"{name[:-1]}ies"
-    return f"{name}s"
 
 
 def _readable(picture: Image.Image) -> Image.Image:
