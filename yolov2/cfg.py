@@ -107,10 +107,11 @@ def read_cfg(source: str | Path, root: str | Path | None = None) -> Config:
 
     settings = net.read(read_net)
     layers: list[Layer] = []
+    trees: dict[str, WordTree] = {}
     head_training = HeadTraining()
     for section in sections:
         section.read(Section.refuse_loading_keys)
-        section.folders = folders if root is None else [Path(root)]
+        section.folders, section.trees = folders if root is None else [Path(root)], trees
         if section.name not in READERS:
             raise section.error(f"unknown layer type; known are {', '.join(READERS)}")
         if section.name in ("region", "detection", "cost") and section is not sections[-1]:

@@ -104,6 +104,7 @@ class Section:
         self.name = name
         self.line = line
         self.folders = [Path(".")]
+        self.trees: dict[str, WordTree] = {}  # those that were read, by their file's name
         self.options: dict[str, tuple[str, int]] = {}  # key: (value, line)
         self.unread: set[str] = set()
 
@@ -363,11 +364,14 @@ def _softmax(o: Section) -> Softmax:
 def _tree(o: Section) -> WordTree | None:
     if not o.has("tree"):
         return None
-    lines = o.file("tree").splitlines()
-    try:
-        return read_tree(lines)
-    except ValueError as problem:
-        raise ValueError(f"tree: {problem}") from None
+    name = o.text("tree", "")
+    if name not in o.trees:
+        lines = o.file("tree").splitlines()
+        try:
+            o.trees[name] = read_tree(lines)
+        except ValueError as problem:
+            raise ValueError(f"tree: {problem}") from None
+    return o.trees[name]
 
 
 def _region(o: Section) -> Region:
