@@ -34,7 +34,7 @@ from reference.layers import (
 from reference.region import BoxWeight, ClassLoss, Region, WordTree
 from reference.schedule import Policy, Schedule
 from tests.golden import DATA
-from yolov2.cfg import Config, HeadTraining, Net, cfg_text, read_cfg, write_cfg
+from yolov2.cfg import Config, HeadTraining, Net, cfg_text, limited_shapes, read_cfg, write_cfg
 from yolov2.weights import parameter_shapes
 
 SMALL = """
@@ -92,6 +92,11 @@ def test_grammar():
         Connected(5, "logistic"),
         Softmax(),
     ]
+
+
+def shortened(parameter):
+    """The name of a test, where its parameter has megabytes."""
+    return repr(parameter[:50])
 
 
 def layer(text):
@@ -180,7 +185,19 @@ def test_a_file_a_path_and_its_text_read_alike(tmp_path):
         # a random responsible box, which nothing here trains; [region] means changing input sizes by it
         ("[net]\n[detection]\ncoords=4\nrandom=1", r"line 2, \[detection\]: random: only 0 is supported"),
         ("[net]\n[cost]\n[avg]", r"line 2, \[cost\]: only supported as the last"),
+        # numbers are Darknet's: ASCII, int and float
+        ("[net]\n[conv]\nsize=2147483648", r"line 2, \[conv\]: size: 2147483648 is too large"),
+        ("[net]\n[upsample]\nscale=1e39", r"line 2, \[upsample\]: scale: 1e39 is too large"),
+        ("[net]\nbatch=\u0663", "line 2, .*: batch=\u0663 is not made of numbers"),
+        ("[net]\n[region]\nclasses=1000001", r"classes: 1000001 is more than 1000000, the most that is"),
+        ("[net]\n[detection]\ncoords=4\nclasses=1000001", r"classes: 1000001 is more than 1000000"),
+        ("[net]\nsteps=" + 10_000 * "1," + "1", r"line 2, \[net\]: steps: 10,001 numbers; at most 10,000$"),
+        ("[net]\n" + 100_000 * "#\n", "line 100001: at most 100,000 lines"),
+        ("[net]\n" + 5_000_000 * " ", "line 1: the text is longer than 4,194,304 characters"),
+        ("[net]\n[soft]\ntree=" + 400 * "a", r"line 2, \[soft\]: tree: there is no file aaa"),
+        ("[net]\n" + 5 * "[soft]\ntree=a.tree\n", r"line 10, \[soft\]: tree: more than 4 layers with a tree"),
     ],
+    ids=shortened,
 )
 def test_complaints_name_line_and_section(text, complaint):
     with pytest.raises(ValueError, match=complaint):
@@ -193,9 +210,60 @@ def test_broken_tree_files_name_the_section(tmp_path):
         read_cfg("[net]\n[soft]\ntree=a.tree", root=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "complaint"),
+    [
+        ("tree", b"", "tree: line 1: there is no node"),
+        ("tree", b"a -1\nb " + 50 * b"9", "tree: line 2: 'b 99*' is not 'name parent'"),
+        ("tree", b"a\x1b[2J -1", r"tree: line 1: 'a\\x1b\[2J -1' is not 'name parent'"),
+        ("tree", 9999 * b"a" + b" 0", r"tree: node 0 \(a{60}\): parent 0 does not precede it"),
+        ("tree", 5_000_000 * b"a", "a.tree is larger than 4,194,304 bytes"),
+        ("tree", b"a\0 -1", "a.tree is not a text file"),
+        ("map", b"0 1 x", "map: entry 2, 'x', is not the number of a class"),
+        ("map", 9999 * b"9", r"map: entry 0, '9*\.\.\.', is not the number of a class"),
+    ],
+    ids=shortened,
+)
+def test_what_trees_and_maps_may_not_hold(tmp_path, name, content, complaint):
+    (tmp_path / f"a.{name}").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"^line 2, \[region\]: .*{complaint}$") as caught:
+        read_cfg(f"[net]\n[region]\n{name}=a.{name}", root=tmp_path)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[net]\nwidth=\xa012",
+        "[net]\nwidth=" + 99_999 * "9",
+        "[net]\nmomentum=" + 99_999 * "9",
+        "[net]\nsteps=" + 999 * "a,",
+        "[net]\npolicy=\x1b[31m" + 999 * "a",
+        "[net]\n[" + 99_999 * "a" + "]",
+        "[net\x07" + 99_999 * "a" + "]\n",
+        "[net]\n[" + 99_999 * "a",
+        "[net]\n=\x1b" + 99_999 * "=",
+        "[net]\nwidth=3\nheight=3\nchannels=3\n[max]\n[route]\nlayers=" + 999 * "7,",
+        "[net]\nwidth=9\nheight=9\nchannels=3\n"
+        + 9 * "[max]\nsize=1\nstride=2\n"
+        + "[route]\nlayers=0,1"
+        + 999 * ",2",
+    ],
+    ids=shortened,
+)
+def test_complaints_are_short_and_harmless_to_terminals(text):
+    with pytest.raises(ValueError, match=r"^line [0-9]+") as caught:
+        read_cfg(text)
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 300
+
+
 def test_keys_that_nobody_reads_are_told():
     with pytest.warns(UserWarning, match=r"line 3, \[conv\]: batchnormalize is not used"):
         read_cfg("[net]\n[conv]\nbatchnormalize=1")
+    with pytest.warns(UserWarning) as told:  # but not thousands of them
+        read_cfg("[net]\n" + "".join(f"key{n:04}=1\n" for n in range(5000)))
+    assert len(told) == 21
+    assert str(told[-1].message) == "line 22 and later: 4,980 more keys are not used"
 
 
 SIZED = "[net]\nwidth=32\nheight=32\nchannels=3\n"
@@ -229,11 +297,29 @@ SIZED = "[net]\nwidth=32\nheight=32\nchannels=3\n"
             "[conn]\noutput=99999\n[conn]\noutput=9999",
             r"line 7, \[conn\]: layer 1 .*: 1,30.* parameters up to here",
         ),
+        (
+            "[avg]\n[conn]\noutput=1000001\n[soft]",
+            r"line 8, \[soft\]: layer 2 .*: 1,000,001 classes; at most 1,000,000",
+        ),
     ],
 )
 def test_layers_that_contradict_each_other(text, complaint):
     with pytest.raises(ValueError, match=complaint):
         read_cfg(SIZED + text)
+
+
+def test_limits_count_what_a_batch_norm_keeps():
+    wide = "[net]\nwidth=16384\nheight=16384\nchannels=1\n[reorg]\nstride=16384\norder=space_to_depth\n"
+    with pytest.raises(ValueError, match=r"line 9, \[batchnorm\]: .*: 1,610,612,736 parameters up to here"):
+        read_cfg(wide + 2 * "[batchnorm]\n")
+
+
+def test_limits_hold_for_any_size_of_input():
+    """`yolov2.load` is asked for one that the cfg does not say."""
+    layers = read_cfg("[net]\n[conv]\nfilters=999999").layers
+    with pytest.raises(ValueError, match=r"^layer 0 \(Conv\): [0-9,]* values in one layer's output"):
+        limited_shapes(layers, (3, 32, 32))
+    assert limited_shapes(layers, (3, 1, 1)) == output_shapes(layers, (3, 1, 1)) == [(999999, 1, 1)]
 
 
 def test_sections_beyond_yolov2():

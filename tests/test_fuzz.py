@@ -5,7 +5,7 @@ import sys
 
 from tests import fuzz
 
-COUNT = 1000
+COUNT = 1500
 
 
 def test_damaged_files_end_in_a_model_or_in_one_line(tmp_path):

@@ -7,8 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reference.layers import AvgPool, BatchNorm, Connected, Conv, Dropout, Local, MaxPool
+from reference.layers import AvgPool, BatchNorm, Connected, Conv, Dropout, Local, MaxPool, Softmax
 from reference.network import forward
+from yolov2.cfg import Config, HeadTraining, Net
+from yolov2.errors import UserError
+from yolov2.loading import load
 from yolov2.network import Network, get_parameters, load_parameters, uninitialised
 from yolov2.weights import (
     initial_parameters,
@@ -229,6 +232,30 @@ def test_files_without_a_whole_header_are_refused(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"cut\.weights: \d+ bytes are too few"):
         read_weights(path, LAYERS, INPUT)
+
+
+@pytest.mark.parametrize(
+    ("layers", "classes"),
+    [
+        ([Conv(4, 1), Softmax()], 4 * 8 * 8),  # of a whole map
+        ([Conv(4, 1), Softmax(), AvgPool(), Connected(3), Softmax()], 3),  # and not what the first one finds
+    ],
+)
+def test_a_classifier_has_as_many_classes_as_its_last_softmax(tmp_path, layers, classes):
+    path = tmp_path / "a.weights"
+    write_weights(path, layers, initial_parameters(layers, (3, 8, 8), np.random.default_rng(0)))
+    model = load(path, Config(Net(8, 8, 3), layers, HeadTraining()), device="cpu")
+    assert model.classes == len(model.names) == classes
+
+
+def test_no_size_of_input_asks_for_more_than_the_limits(tmp_path):
+    """Nor does a file that is too short and may be."""
+    (tmp_path / "a.weights").write_bytes(NEW)
+    config = Config(Net(), [Conv(999_999), AvgPool(), Softmax()], HeadTraining())
+    with pytest.raises(
+        UserError, match=r"layer 0 \(Conv\): 1,023,998,976 values in one layer's output; at most"
+    ):
+        load(tmp_path / "a.weights", config, imgsz=32, strict=False, device="cpu")
 
 
 def test_initial_parameters():

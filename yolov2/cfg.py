@@ -45,6 +45,7 @@ from yolov2.cfg_sections import (
 
 #: what a file may ask for, beside the limits in `yolov2.cfg_sections`; more is refused before it is allocated
 MAX_LAYERS = 2_000
+MAX_TREES = 4  # layers that name one
 MAX_VALUES = 1 << 28  # of one layer's output for one picture: 1 GiB
 MAX_PARAMETERS = 1 << 30  # of the whole network: 4 GiB
 MAX_WARNINGS = 20
@@ -104,14 +105,15 @@ def read_cfg(source: str | Path, root: str | Path | None = None) -> Config:
         raise CfgError(f"line {net.line}: the first section must be [net], not [{shown(net.name)}]")
     if len(sections) > MAX_LAYERS:
         raise sections[MAX_LAYERS].error(f"more than {MAX_LAYERS} layers")
+    if len(with_tree := [section for section in sections if "tree" in section.options]) > MAX_TREES:
+        raise with_tree[MAX_TREES].error(f"tree: more than {MAX_TREES} layers with a tree")
 
     settings = net.read(read_net)
     layers: list[Layer] = []
-    trees: dict[str, WordTree] = {}
     head_training = HeadTraining()
     for section in sections:
         section.read(Section.refuse_loading_keys)
-        section.folders, section.trees = folders if root is None else [Path(root)], trees
+        section.folders = folders if root is None else [Path(root)]
         if section.name not in READERS:
             raise section.error(f"unknown layer type; known are {', '.join(READERS)}")
         if section.name in ("region", "detection", "cost") and section is not sections[-1]:

@@ -104,7 +104,6 @@ class Section:
         self.name = name
         self.line = line
         self.folders = [Path(".")]
-        self.trees: dict[str, WordTree] = {}  # those that were read, by their file's name
         self.options: dict[str, tuple[str, int]] = {}  # key: (value, line)
         self.unread: set[str] = set()
 
@@ -364,14 +363,11 @@ def _softmax(o: Section) -> Softmax:
 def _tree(o: Section) -> WordTree | None:
     if not o.has("tree"):
         return None
-    name = o.text("tree", "")
-    if name not in o.trees:
-        lines = o.file("tree").splitlines()
-        try:
-            o.trees[name] = read_tree(lines)
-        except ValueError as problem:
-            raise ValueError(f"tree: {problem}") from None
-    return o.trees[name]
+    lines = o.file("tree").splitlines()
+    try:
+        return read_tree(lines)
+    except ValueError as problem:
+        raise ValueError(f"tree: {problem}") from None
 
 
 def _region(o: Section) -> Region:
