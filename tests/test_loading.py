@@ -319,14 +319,16 @@ def test_files_of_a_wrong_length(tmp_path):
     assert raw(partial, torch.rand(1, 3, 32, 48)).isfinite().all()
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_weights_that_are_no_numbers(tmp_path, value):
+@pytest.mark.parametrize(
+    ("name", "value"), [("rolling_mean", np.nan), ("biases", np.inf), ("rolling_variance", -1e-3)]
+)
+def test_weights_that_cannot_be(tmp_path, name, value):
     layers, shape = NETWORKS["region"]
     parameters = some_parameters(list(layers), shape)
-    parameters[2]["rolling_mean"][3] = value
+    parameters[2][name][3] = value
     path = write_darknet(tmp_path, "region")
     write_weights(path, layers, parameters)
-    with pytest.raises(UserError, match=r"net\.weights: damaged: not all weights are finite"):
+    with pytest.raises(UserError, match=r"net\.weights: damaged: a weight is no finite number, or a"):
         load(path)
 
 

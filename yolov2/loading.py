@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 import torch
+from torch import Tensor
 
 from reference.layers import Grid, Layer, Reorg, ReorgOrder, Shape, Softmax, head_index
 from reference.region import Region
@@ -161,8 +162,8 @@ def from_darknet(
         )
     network = (Network if header.unfilled_layers else uninitialised)(layers, shape, "darknet")
     load_parameters(network, parameters)
-    if strict and not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
-        raise UserError(f"{path}: damaged: not all weights are finite numbers")
+    if strict and not all(_sound(name, tensor) for name, tensor in network.state_dict().items()):
+        raise UserError(f"{path}: damaged: a weight is no finite number, or a variance is negative")
 
     tree = None if isinstance(head, Grid) or head.tree is None else head.tree.names
     kind = Classifier if isinstance(head, Softmax) else Detector
@@ -174,6 +175,10 @@ def from_darknet(
         {"net": to_plain(net), "head_training": to_plain(config.head_training)},
         {"seen": header.seen, "darknet_version": list(header.version)},
     )
+
+
+def _sound(name: str, tensor: Tensor) -> bool:
+    return bool(tensor.isfinite().all() and not (name.endswith("running_var") and (tensor < 0).any()))
 
 
 def published(name: str) -> Config | None:
