@@ -14,7 +14,7 @@ from yolov2.model import Model, Picture, input_size
 from yolov2.results import Probs, Results
 
 
-@dataclass
+@dataclass(repr=False)
 class Classifier(Model):
     """A network that ends in a softmax, with its conventions; see `Model` for the parameters."""
 

@@ -28,7 +28,7 @@ class Found(NamedTuple):
     classes: np.ndarray  # (K,) int64
 
 
-@dataclass
+@dataclass(repr=False)
 class Detector(Model):
     """A network that ends in a Region or a Grid, with its conventions; see `Model` for the parameters."""
 

@@ -35,7 +35,7 @@ def load(
     cfg: str | Path | Config | None = None,
     names: str | Path | Sequence[str] | None = None,
     *,
-    device: str | torch.device = "auto",
+    device: str | int | torch.device = "auto",
     imgsz: int | tuple[int, int] | None = None,
     resize: Mode | None = None,
     reorg: ReorgOrder | None = None,
@@ -54,8 +54,8 @@ def load(
     names : str, Path or sequence of str, optional
         Class names, or a file with one a line. By default a file of the weights' name, ``.names``, beside
         them; otherwise VOC's for 20 classes, COCO's for 80, the nodes' for a tree, else numbers.
-    device : str or torch.device
-        "auto" is the GPU if there is one.
+    device : str, int or torch.device
+        "auto" is the GPU if there is one; a number is that GPU.
     imgsz : int or tuple of int (height, width), optional
         Size of the input in pixels, if not the one the files say.
     resize : {"letterbox", "stretch"}, optional
@@ -116,6 +116,8 @@ def load(
     if reorg is not None:
         layers = model.network.layers
         layers[:] = [replace(x, order=reorg) if isinstance(x, Reorg) else x for x in layers]
+    if isinstance(device, int):
+        device = f"cuda:{device}"
     return model.to(device if isinstance(device, torch.device) else pick_device(device))
 
 
@@ -133,6 +135,8 @@ def from_darknet(
         if cfg is None and (cfg := published(path.stem)) is None:
             raise UserError(f"{path}: which network is it of? Give its cfg file")
     elif not isinstance(cfg, Config) and not Path(cfg).is_file():
+        if str(cfg) in NEED_A_TREE:
+            raise UserError(f"{cfg}: needs the tree that its cfg file names; give that file")
         cfg = published(str(cfg)) or cfg
     config = cfg if isinstance(cfg, Config) else open_cfg(cfg)
     where = f"{path}: the network" if isinstance(cfg, Config) else f"{cfg}:"

@@ -48,7 +48,7 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-@dataclass
+@dataclass(repr=False)
 class Model(ABC):
     """A network and its conventions; `Detector` and `Classifier` say what its outputs mean.
 
@@ -90,6 +90,10 @@ class Model(ABC):
             raise ValueError(f"a {type(self).__name__.lower()} ends in a {heads} layer")
         if len(self.names) != self.classes:
             raise ValueError(f"{len(self.names)} class names for {self.classes} classes")
+
+    def __repr__(self) -> str:
+        size = "x".join(map(str, input_size(self.imgsz)))
+        return f"<{type(self).__name__}: {len(self.names)} classes, {size}, {self.resize}, {self.device}>"
 
     @classmethod
     def build(
