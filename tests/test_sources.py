@@ -547,3 +547,12 @@ def test_optional_libraries_are_not_imported():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.split() == []
+
+
+def test_16_bit_grey_keeps_its_shades(tmp_path):
+    """Pillow's own conversion makes everything above 255 of 65,535 white."""
+    grey = np.array([[0, 257, 32896, 65535]], np.uint16)
+    Image.fromarray(grey).save(tmp_path / "deep.png")
+    for source in (tmp_path / "deep.png", Image.fromarray(grey)):
+        (frame,) = open_source(source)
+        assert np.asarray(frame.picture)[0, :, 0].tolist() == [0, 1, 128, 255]

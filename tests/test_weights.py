@@ -203,6 +203,13 @@ def test_partial_files(file, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["some.conv.3", "some.weights"]
 
 
+@pytest.mark.parametrize("cutoff", [0, 6])
+def test_a_cutoff_beyond_the_network(file, tmp_path, cutoff):
+    _, parameters = read_weights(file(NEW, FLOATS), LAYERS, INPUT)
+    with pytest.raises(ValueError, match=rf"cutoff: {cutoff} is not from 1 to the 5 layers"):
+        write_weights(tmp_path / "part.weights", LAYERS, parameters, cutoff=cutoff)
+
+
 def test_a_counter_that_does_not_fit(tmp_path):
     with pytest.raises(ValueError, match=r"seen: 1099511627776 does not fit"):
         write_weights(tmp_path / "old.weights", [], [], seen=2**40, version=(0, 1, 0))

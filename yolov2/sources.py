@@ -19,7 +19,7 @@ import torch
 from PIL import ExifTags, Image
 from torch import Tensor
 
-from yolov2.data.dataset import BROKEN, TURNS, open_upright
+from yolov2.data.dataset import BROKEN, TURNS, as_rgb, open_upright
 from yolov2.errors import Complaints, UserError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
@@ -332,7 +332,7 @@ def _image(image: Image.Image) -> Pictures:
         turn = TURNS.get(Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1))
     except (SyntaxError, ValueError, struct.error):  # a picture with damaged EXIF is still a picture
         turn = None
-    picture = image.convert("RGB")
+    picture = as_rgb(image)
     yield _without_exif(picture if turn is None else picture.transpose(turn))
 
 

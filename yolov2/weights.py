@@ -206,6 +206,8 @@ def write_weights(
         does not fit the header.
     """
     path, layers = Path(path), list(layers)
+    if cutoff is not None and not 1 <= cutoff <= len(layers):
+        raise ValueError(f"cutoff: {cutoff} is not from 1 to the {len(layers)} layers there are")
     header = np.array(version, "<i4").tobytes()
     count = "<i8" if _is_wide(version) else "<i4"
     try:

@@ -49,9 +49,16 @@ def open_upright(path: Path, small: bool = False) -> Image.Image:
             file.draft("RGB", (1, 1))
         turn = _turn(file)
         by_stb = os.environ.get("YOLOV2_DECODER") == "stb" and file.format in ("JPEG", "MPO") and not small
-        picture = decode_jpeg(path) if by_stb else file.convert("RGB")
+        picture = decode_jpeg(path) if by_stb else as_rgb(file)
     picture.info.clear()  # it is upright now: nobody shall turn it again
     return picture if turn is None else picture.transpose(turn)
+
+
+def as_rgb(picture: Image.Image) -> Image.Image:
+    """A picture of any mode as RGB. Pillow itself turns 16-bit grey white where it is brighter than 255."""
+    if picture.mode.startswith("I;16"):
+        picture = Image.fromarray((np.asarray(picture) // 257).astype(np.uint8))
+    return picture.convert("RGB")
 
 
 def upright_size(path: Path) -> tuple[int, int]:
