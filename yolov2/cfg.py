@@ -42,6 +42,7 @@ from yolov2.cfg_sections import (
     split,
     text_of,
 )
+from yolov2.errors import UserError
 
 #: what a file may ask for, beside the limits in `yolov2.cfg_sections`; more is refused before it is allocated
 MAX_LAYERS = 2_000
@@ -131,6 +132,32 @@ def read_cfg(source: str | Path, root: str | Path | None = None) -> Config:
         line = more[0][0].options[more[0][1]][1]
         warnings.warn(f"line {line} and later: {len(more):,} more keys are not used", stacklevel=2)
     return Config(settings, layers, head_training)
+
+
+def open_cfg(path: str | Path) -> Config:
+    """Read a network file for a command or `yolov2.load`: whatever is said names the file.
+
+    Raises
+    ------
+    UserError
+        If it cannot be read or makes no sense; in one line, with file, line and section.
+
+    Warns
+    -----
+    UserWarning
+        For keys that nothing here reads; with file, line and section too.
+    """
+    with warnings.catch_warnings(record=True) as unread:
+        warnings.simplefilter("always")
+        try:
+            config = read_cfg(Path(path))
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+        except ValueError as error:
+            raise UserError(f"{path}: {error}") from None
+    for warning in unread:
+        warnings.warn(f"{path}: {warning.message}", stacklevel=4)  # where `load` was called
+    return config
 
 
 def limited_shapes(layers: list[Layer], shape: Shape) -> list[Shape]:

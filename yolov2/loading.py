@@ -13,7 +13,7 @@ from torch import Tensor
 
 from reference.layers import Grid, Layer, Reorg, ReorgOrder, Shape, Softmax, head_index
 from reference.region import Region
-from yolov2.cfg import Config, limited_shapes, read_cfg
+from yolov2.cfg import Config, limited_shapes, open_cfg
 from yolov2.cfg_sections import HeadTraining, Net
 from yolov2.checkpoint import load_checkpoint, to_plain
 from yolov2.classifier import Classifier
@@ -194,32 +194,6 @@ def published(name: str) -> Config | None:
     net = Net(side, side, 3, min_crop=side, max_crop=2 * side)
     training = HeadTraining(preset.jitter) if isinstance(preset, Recipe) else HeadTraining()
     return Config(net, preset.build(), training)
-
-
-def open_cfg(path: str | Path) -> Config:
-    """Read a network file.
-
-    Raises
-    ------
-    UserError
-        If it cannot be read or makes no sense; in one line, with file, line and section.
-
-    Warns
-    -----
-    UserWarning
-        For keys that nothing here reads; with file, line and section too.
-    """
-    with warnings.catch_warnings(record=True) as unread:
-        warnings.simplefilter("always")
-        try:
-            config = read_cfg(Path(path))
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-        except ValueError as error:
-            raise UserError(f"{path}: {error}") from None
-    for warning in unread:
-        warnings.warn(f"{path}: {warning.message}", stacklevel=4)  # where `load` was called
-    return config
 
 
 def _refuse_other_files(path: Path) -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from reference.layers import Conv, Layer
 from reference.region import Region
+from yolov2.cfg import open_cfg
 from yolov2.errors import UserError
-from yolov2.loading import open_cfg
 from yolov2.presets import PRESETS, Recipe
 
 

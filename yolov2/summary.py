@@ -2,8 +2,6 @@
 
 import json
 import math
-import sys
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +25,7 @@ from reference.layers import (
     output_shapes,
 )
 from reference.region import Region, WordTree
-from yolov2.cfg import read_cfg
+from yolov2.cfg import open_cfg
 from yolov2.cli import option, parse, run
 from yolov2.errors import UserError
 from yolov2.presets import NETWORKS
@@ -210,14 +208,7 @@ def network_of(model: str) -> tuple[list[Layer], Shape]:
         return preset.build(), (3, preset.imgsz, preset.imgsz)
     if not Path(model).is_file():
         raise UserError(f"--model {model}: no such file and none of {', '.join(NETWORKS)}")
-    try:
-        with warnings.catch_warnings(record=True) as unread:
-            warnings.simplefilter("always")
-            network = read_cfg(Path(model))
-    except (ValueError, OSError) as error:
-        raise UserError(f"{model}: {error}") from None
-    for warning in unread:
-        print(f"warning: {model}: {warning.message}", file=sys.stderr)
+    network = open_cfg(model)
     net = network.net
     return network.layers, (net.channels or 3, net.height, net.width)
 

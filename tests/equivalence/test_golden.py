@@ -13,7 +13,7 @@ import fast.reorg
 from reference.letterbox import undo_letterbox
 from tests.backends import BACKENDS
 from tests.golden import GOLDEN, cases, compare
-from tests.golden.grid import _grid as grid_of
+from tests.golden.grid import golden_grid
 from tests.golden.region import golden_region
 
 CASES = cases()
@@ -138,7 +138,7 @@ def test_reorg(backend, case):
 @each("yolov1_train")
 def test_output_of_the_grid_layer(backend, case):
     with backend:
-        output = fast.grid.activate_grid(backend.tensor(case["input"]), grid_of(case.config))
+        output = fast.grid.activate_grid(backend.tensor(case["input"]), golden_grid(case.config))
     within("output", output, case["output"], atol=1e-6)
 
 
@@ -148,7 +148,7 @@ def test_candidates_of_the_grid_layer(backend, case):
     c = case.config
     with backend:
         output = backend.tensor(case["input"][None])
-        boxes, confidence, scores = fast.grid.detect_grid(output, grid_of(c), c["thresh"])
+        boxes, confidence, scores = fast.grid.detect_grid(output, golden_grid(c), c["thresh"])
     within("boxes", boxes[0].cpu() * torch.tensor([c["image_w"], c["image_h"]] * 2), case["boxes"], rtol=1e-5)
     within("objectness", confidence[0], case["objectness"])
     within("scores", scores[0], case["probs"], atol=1e-6)

@@ -7,7 +7,7 @@ from reference.layers import Grid
 from tests.golden import check, compare
 
 
-def _grid(config: dict) -> Grid:
+def golden_grid(config: dict) -> Grid:
     flags = {name: bool(config.get(name, 0)) for name in ("sqrt", "softmax", "rescore", "forced")}
     scales = {name: value for name, value in config.items() if name.endswith("_scale")}
     return Grid(config["side"], config["num"], config["classes"], **flags, **scales)
@@ -15,7 +15,7 @@ def _grid(config: dict) -> Grid:
 
 @check("yolov1_train")
 def train_case(case):
-    grid = _grid(case.config)
+    grid = golden_grid(case.config)
     output = activate_grid(case["input"], grid)
     grad = grid_loss_grad(output, case["truth"], grid)
     yield compare("output", output, case["output"], atol=1e-6)
@@ -27,7 +27,7 @@ def train_case(case):
 
 @check("yolov1_detect")
 def detect_case(case):
-    grid = _grid(
+    grid = golden_grid(
         case.config
     )  # `input` plays the part of the layer's output here: no softmax comes in between
     boxes, confidence, scores = detect_grid(case["input"][None], grid, case.config["thresh"])
