@@ -13,8 +13,9 @@ VOCABULARY = {"reference.region", "reference.layers"}  # pure data, all that fas
 LIBRARIES = {
     "reference": {"numpy"},
     "fast": {"torch", "triton"},
-    "yolov2": {"torch", "numpy", "PIL", "safetensors", "tqdm", "matplotlib"}
-    | {"cv2", "onnx", "onnxruntime", "raylib"},  # extras, imported where they are needed
+    "yolov2": {"torch", "numpy", "PIL", "safetensors", "tqdm", "yaml"}
+    # extras, imported where they are needed
+    | {"cv2", "matplotlib", "onnx", "onnxruntime", "pycocotools", "raylib", "simplejpeg"},
 }
 
 
