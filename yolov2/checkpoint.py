@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from yolov2.letterbox import Mode
 from yolov2.network import BatchNormForm
 
 FORMAT = "yolov2 checkpoint 1"
+EXTRA = ("momentum/", "ema/", "rng/")  # names of tensors that are not the network's begin so
 # what a wrong byte in a checkpoint leads to, here or where the network is built
 DAMAGE = (SafetensorError, LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError)
 _RECORDS = {cls.__name__: cls for cls in (*get_args(Layer), WordTree, Net, Schedule, HeadTraining)}
@@ -71,7 +73,7 @@ class Checkpoint:
     progress : dict
         Where training stood: epoch, step, seen, best mAP.
     tensors : dict of Tensor
-        The network's state; in ``last.safetensors`` also ``momentum/<parameter>``.
+        The network's state; in ``last.safetensors`` also what training needs to go on, under `EXTRA` names.
     batch_norm : {"cudnn", "darknet"}
         Which form of batch norm the weights are meant for, see `yolov2.network.Network`.
 
@@ -117,7 +119,7 @@ class Checkpoint:
     @property
     def state(self) -> dict[str, Tensor]:
         """The network's own tensors, for ``load_state_dict``."""
-        return {k: v for k, v in self.tensors.items() if not k.startswith("momentum/")}
+        return {k: v for k, v in self.tensors.items() if not k.startswith(EXTRA)}
 
     @property
     def momentum(self) -> dict[str, Tensor]:
@@ -152,6 +154,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         mode = partial.stat().st_mode  # what the user's umask makes of it; safetensors locks others out
         save_file(tensors, partial, metadata)
         partial.chmod(mode)
+        with partial.open("rb+") as file:  # on the disk before it takes the old one's place: power may fail
+            os.fsync(file.fileno())
         partial.replace(path)
     except (OSError, SafetensorError) as error:
         partial.unlink(missing_ok=True)
@@ -230,18 +234,18 @@ def load_state(network: torch.nn.Module, checkpoint: Checkpoint, path: Path) -> 
 
 
 def training_data(config: dict[str, Any], path: Path) -> Path | None:
-    """The folder that the checkpoint `path` was trained on, by its `config`; None is the built-in set.
+    """The data that the checkpoint `path` was trained on, by its `config`; None is the built-in set.
 
     Raises
     ------
     UserError
-        If the folder is not there any more.
+        If they are not there any more.
     """
     data = config.get("data")
     if data is None:
         return None
-    if not Path(str(data)).is_dir():
-        raise UserError(f"{data}: no such folder, but {path} was trained on it; give --data FOLDER")
+    if not Path(str(data)).exists():
+        raise UserError(f"{data}: not there any more, but {path} was trained on it; give --data")
     return Path(data)
 
 

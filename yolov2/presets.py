@@ -215,12 +215,21 @@ class Recipe(Preset):
     jitter : float
         Largest change of a picture's sides while training, as a fraction of them.
     lr : float
-        Learning rate.
+        Learning rate, for an update on `nominal_batch` pictures.
+    nominal_batch : int
+        Pictures per update.
+    multi_scale : (smallest, largest), optional
+        Range of the input's side while training, in pixels; None trains at one size.
+    milestones : tuple of float
+        Shares of training after which the rate drops.
     """
 
     head: Region
     jitter: float
     lr: float = 0.001
+    nominal_batch: int = 64
+    multi_scale: tuple[int, int] | None = None
+    milestones: tuple[float, ...] = (0.5, 0.75)
 
     @property
     def region(self) -> Region:
@@ -229,11 +238,15 @@ class Recipe(Preset):
 
 
 PRESETS: dict[str, Recipe] = {
-    "yolov2-voc": Recipe(yolov2, 416, Region(VOC_ANCHORS, 20), 0.3),
-    "yolov2": Recipe(yolov2, 608, Region(COCO_ANCHORS, 80), 0.3),
-    "yolov2-tiny-voc": Recipe(yolov2_tiny_voc, 416, Region(TINY_VOC_ANCHORS, 20), 0.2),
-    "yolov2-tiny": Recipe(yolov2_tiny, 416, Region(COCO_ANCHORS, 80, rescore=False), 0.2),
-    "nano": Recipe(nano, 416, Region(VOC_ANCHORS, 20), 0.2, lr=0.01),
+    "yolov2-voc": Recipe(yolov2, 416, Region(VOC_ANCHORS, 20), 0.3, multi_scale=(320, 608)),
+    "yolov2": Recipe(yolov2, 608, Region(COCO_ANCHORS, 80), 0.3, multi_scale=(320, 608)),
+    "yolov2-tiny-voc": Recipe(
+        yolov2_tiny_voc, 416, Region(TINY_VOC_ANCHORS, 20), 0.2, multi_scale=(320, 608)
+    ),
+    "yolov2-tiny": Recipe(
+        yolov2_tiny, 416, Region(COCO_ANCHORS, 80, rescore=False), 0.2, multi_scale=(320, 608)
+    ),
+    "nano": Recipe(nano, 416, Region(VOC_ANCHORS, 20), 0.2, 0.01, 8, milestones=(0.7, 0.9)),
 }
 # The tree of the 9418 things is a file of Darknet's and not part of this library. Without it the two networks
 # on it have the right layers, costs and parameters, but classes that know nothing of each other:

@@ -40,5 +40,13 @@ def find_recipe(model: str) -> Recipe:
     def table(head: Region) -> list[Layer]:
         return [*body, replace(feeding, filters=head.channels), head]
 
-    lr = net.schedule.learning_rate
-    return Recipe(table, net.height or 416, region, config.head_training.jitter, lr)
+    schedule, training = net.schedule, config.head_training
+    return Recipe(
+        table,
+        net.height or 416,
+        region,
+        training.jitter,
+        schedule.learning_rate,
+        net.batch if net.batch > 1 else 64,  # published files are left as for testing, one picture at a time
+        (320, 608) if training.multi_scale else None,
+    )

@@ -1,0 +1,1 @@
+"""What training a detector and training a classifier share: the loop, its state, its processes, its logs."""
