@@ -98,6 +98,22 @@ def processes(device: str) -> Iterator[Processes]:
         dist.destroy_process_group()
 
 
+class _SumOfAll(torch.autograd.Function):
+    """Sum over all processes, whose losses all depend on it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.clone()
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        grad = grad.clone()
+        dist.all_reduce(grad)
+        return grad
+
+
 class SyncedBatchNorm(nn.BatchNorm2d):
     """Batch norm over the pictures of all processes, of any size; torch's own is for GPUs only."""
 
@@ -105,15 +121,15 @@ class SyncedBatchNorm(nn.BatchNorm2d):
         if not self.training:
             return super().forward(x)
         assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
-        from torch.distributed.nn.functional import all_reduce  # the one with a gradient
-
         x32 = x.float()
         count = x32.new_tensor([x32.numel() / x32.shape[1]])
-        count, total = torch.split(all_reduce(torch.cat([count, x32.sum((0, 2, 3))])), [1, x32.shape[1]])
+        count, total = torch.split(_SumOfAll.apply(torch.cat([count, x32.sum((0, 2, 3))])), [1, x32.shape[1]])
         mean = total / count
         centred = x32 - mean[:, None, None]
-        variance = all_reduce(centred.square().sum((0, 2, 3))) / count
+        variance = _SumOfAll.apply(centred.square().sum((0, 2, 3))) / count
         with torch.no_grad():
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * count / (count - 1).clamp(min=1), self.momentum)
         scale = self.weight * (variance + self.eps).rsqrt()

@@ -34,10 +34,21 @@ class Progress(NamedTuple):
             If it cannot have come from here.
         """
         progress = cls(**plain | {"parts": tuple(plain["parts"])})
-        counts = (progress.epoch, progress.batch, progress.step, progress.seen, progress.pictures)
-        counted = all(isinstance(n, int) and n >= 0 for n in (*counts, progress.growth))
-        terms = len(progress.parts) in (0, parts) and np.isfinite((*progress.parts, progress.scale)).all()
-        if not (counted and terms and isinstance(progress.best, float)):  # NaN where val has no truths
+        counts = (
+            progress.epoch,
+            progress.batch,
+            progress.step,
+            progress.seen,
+            progress.pictures,
+            progress.growth,
+        )
+        counted = all(isinstance(n, int) and n >= 0 for n in counts)
+        # none where an epoch begins
+        terms = len(progress.parts) == (parts if progress.batch else 0)
+        finite = np.isfinite((*progress.parts, progress.scale)).all()
+        if not (
+            counted and terms and finite and isinstance(progress.best, float)
+        ):  # NaN where val has no truths
             raise ValueError(f"progress {plain}")
         return progress
 
