@@ -245,7 +245,7 @@ def training_data(config: dict[str, Any], path: Path) -> Path | None:
     if data is None:
         return None
     if not Path(str(data)).exists():
-        raise UserError(f"{data}: not there any more, but {path} was trained on it; give --data")
+        raise UserError(f"{data}: no such folder or file, but {path} was trained on it; give --data")
     return Path(data)
 
 
