@@ -18,8 +18,9 @@ FACTOR: Limit = (lambda x: 0.1 <= x <= 10, "from 0.1 to 10")
 # by flag: which numbers have a meaning, and that in words; NaN passes no comparison
 LIMITS: dict[str, Limit] = {
     **dict.fromkeys(("epochs", "batch", "nominal_batch", "eval_every"), COUNT),
-    **dict.fromkeys(("decay", "hue", "flip"), FRACTION),
+    **dict.fromkeys(("hue", "flip"), FRACTION),
     **dict.fromkeys(("saturation", "exposure"), FACTOR),
+    "decay": (lambda x: 0 <= x <= 10, "from 0 to 10"),
     "lr": (lambda x: 0 < x < 10, "between 0 and 10"),
     "momentum": (lambda x: 0 <= x < 1, "from 0 to below 1"),
     "burn_in": (lambda n: 0 <= n <= 10**9, "from 0 to 1000000000"),

@@ -272,8 +272,8 @@ class Trainer:
         share = -(-plan.per_update // self.processes.world)
         cut = f", in {self.pieces} pieces of {-(-share // self.pieces)}" if self.pieces > 1 else ""
         many = f" over {self.processes.world} processes" if self.processes.world > 1 else ""
-        rates = [(n, learning_rate(schedule, n)) for n in (schedule.burn_in, *schedule.steps)]
-        changes = [f"{rate:.3g} from update {number}" for number, rate in rates if number <= plan.updates]
+        turns = sorted({max(1, schedule.burn_in), *(n for n in schedule.steps if 0 < n <= plan.updates)})
+        changes = [f"{learning_rate(schedule, n):.3g} from update {n}" for n in turns]
         if schedule.policy == "poly":
             changes.append(f"to 0 at {schedule.max_batches} with power {schedule.power:g}")
         extras = [
