@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from reference.image import GREY, Number, centre_crop, distort, flip, place, rotate_crop
+from reference.image import GREY, Number, centre_crop, crop, distort, flip, place, resize, rotate_crop
 
 Pair = tuple[Number, Number]
 
@@ -183,6 +183,57 @@ def detection_example(
         max_labels,
     )
     return (flip(picture) if mirror else picture), truth
+
+
+def cropped_example(
+    image: np.ndarray,
+    labels: np.ndarray,
+    draws: Draws,
+    width: int,
+    height: int,
+    *,
+    jitter: float = 0.2,
+    hue: float = 0.1,
+    saturation: float = 1.5,
+    exposure: float = 1.5,
+    max_labels: int = 30,
+) -> tuple[np.ndarray, np.ndarray]:
+    """One training picture of a detector as the release of 2016 makes it (SPEC 15): a stretched crop.
+
+    Parameters
+    ----------
+    image : (3, H, W) float
+        The source picture.
+    labels : (N, 5) float
+        class, cx, cy, w, h as fractions of it.
+    draws : Draws
+        Consumed in Darknet's order: margins left, right, top, bottom, mirror, hue, saturation (2),
+        exposure (2), one per label.
+    width, height : int
+        Network input in pixels.
+    jitter : float
+        Largest margin, cut off or added, as a fraction of the side; below .5.
+    hue, saturation, exposure : float
+        Bounds of the colour changes; see `reference.image.distort`.
+    max_labels : int
+        Rows of the truth array.
+
+    Returns
+    -------
+    picture : (3, height, width) float
+    truth : (max_labels, 5) float
+        cx, cy, w, h as fractions of the picture, class; unused rows are zero.
+    """
+    _, h, w = image.shape
+    most_x, most_y = (int(np.float32(jitter) * np.float32(side)) for side in (w, h))
+    left, right = (int(draws.uniform(-most_x, most_x)) for _ in range(2))
+    top, bottom = (int(draws.uniform(-most_y, most_y)) for _ in range(2))
+    mirror = draws.parity()
+    crop_w, crop_h = w - left - right, h - top - bottom
+    picture = resize(crop(image, left, top, crop_w, crop_h), width, height)
+    picture = _random_distort(flip(picture) if mirror else picture, draws, hue, saturation, exposure)
+    scale, shift = (w / crop_w, h / crop_h), (-left / crop_w, -top / crop_h)
+    return picture, truth_rows(shuffle(labels, draws), scale, shift, mirror, max_labels)
 
 
 def classification_example(

@@ -1,82 +1,34 @@
 """A data set: named classes and pictures with their boxes. Pictures stay on disk until they are asked for."""
 
-import os
-import struct
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
-from PIL import ExifTags, Image
-from PIL.Image import Transpose
+from PIL import Image
 from tqdm import tqdm
 
-from yolov2.data.stb import decode_jpeg
+from yolov2.data.pictures import BROKEN, TURNS, as_rgb, open_upright, read_pixels, upright_size
 from yolov2.errors import Complaints, UserError
 
-# What Pillow raises on a broken picture: OSError (truncated, not a picture), SyntaxError (bad PNG chunk) ...
-BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-# EXIF orientation 1 is upright already
-TURNS = {
-    2: Transpose.FLIP_LEFT_RIGHT,
-    3: Transpose.ROTATE_180,
-    4: Transpose.FLIP_TOP_BOTTOM,
-    5: Transpose.TRANSPOSE,
-    6: Transpose.ROTATE_270,
-    7: Transpose.TRANSVERSE,
-    8: Transpose.ROTATE_90,
-}
+__all__ = [
+    "BROKEN",
+    "TURNS",
+    "CachedDataset",
+    "Dataset",
+    "Item",
+    "as_rgb",
+    "cached",
+    "open_picture",
+    "open_upright",
+    "upright_size",
+    "verify",
+]
 
 
-def open_upright(path: Path, small: bool = False) -> Image.Image:
-    """The RGB picture of a file, turned as its EXIF orientation says: a phone writes what its sensor saw.
-
-    Parameters
-    ----------
-    path : Path
-        Opened by its content: a PNG that calls itself .jpg opens all the same. JPEGs are decoded as Darknet
-        does if the environment says ``YOLOV2_DECODER=stb``, see `yolov2.data.stb`.
-    small : bool
-        Decode a JPEG at an eighth of its size. That too reads every byte, but is quicker.
-
-    Raises
-    ------
-    OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError
-        `BROKEN`: if the file is missing, truncated or no picture.
-    """
-    with Image.open(path) as file:
-        if small:
-            file.draft("RGB", (1, 1))
-        turn = _turn(file)
-        by_stb = os.environ.get("YOLOV2_DECODER") == "stb" and file.format in ("JPEG", "MPO") and not small
-        picture = decode_jpeg(path) if by_stb else as_rgb(file)
-    picture.info.clear()  # it is upright now: nobody shall turn it again
-    return picture if turn is None else picture.transpose(turn)
-
-
-def as_rgb(picture: Image.Image) -> Image.Image:
-    """A picture of any mode as RGB. Pillow itself turns 16-bit grey white where it is brighter than 255."""
-    if picture.mode.startswith("I;16"):
-        picture = Image.fromarray((np.asarray(picture) // 257).astype(np.uint8))
-    return picture.convert("RGB")
-
-
-def upright_size(path: Path) -> tuple[int, int]:
-    """(width, height) of `open_upright`'s picture in pixels, by the file's header alone; raises `BROKEN`."""
-    with Image.open(path) as file:
-        swapped = _turn(file) in [TURNS[orientation] for orientation in (5, 6, 7, 8)]
-        return file.size[::-1] if swapped else file.size
-
-
-def _turn(file: Image.Image) -> Transpose | None:
-    """What turns a picture that was opened but not yet decoded upright; None if nothing need be done."""
-    if file.format == "TIFF":  # Pillow itself turns it
-        return None
-    try:
-        # The base class's method: a PNG's own would decode the picture.
-        return TURNS.get(Image.Image.getexif(file).get(ExifTags.Base.Orientation, 1))
-    except (SyntaxError, ValueError, struct.error):  # a picture with damaged EXIF is still a picture
-        return None
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
@@ -113,7 +65,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Class names and items; `picture` decodes an item's picture."""
+    """Class names and items; `pixels` and `picture` decode an item's picture."""
 
     names: tuple[str, ...]
     items: Sequence[Item] = field(repr=False)
@@ -121,15 +73,20 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.items)
 
-    def picture(self, index: int) -> Image.Image:
-        """The RGB picture of an item, upright.
+    def pixels(self, index: int) -> np.ndarray:
+        """The picture of an item, upright: RGB, uint8 (H, W, 3), not to be written to.
 
         Raises
         ------
         UserError
             If the file is missing, truncated or no picture.
         """
-        return open_picture(self.items[index])
+        item = self.items[index]
+        return _reading(item, read_pixels) if item.pixels is None else item.pixels
+
+    def picture(self, index: int) -> Image.Image:
+        """The same as a picture of Pillow's."""
+        return Image.fromarray(self.pixels(index))
 
 
 def open_picture(item: Item, small: bool = False) -> Image.Image:
@@ -142,13 +99,35 @@ def open_picture(item: Item, small: bool = False) -> Image.Image:
     """
     if item.pixels is not None:
         return Image.fromarray(item.pixels)
+    return _reading(item, lambda path: open_upright(path, small))
+
+
+def _reading(item: Item, read: Callable[[Path], Read]) -> Read:
+    """What `read` makes of an item's file; what goes wrong there names the file."""
     assert item.path is not None, f"{item.id}: neither a path nor pixels"
     try:
-        return open_upright(item.path, small)
+        return read(item.path)
     except BROKEN as error:
         raise UserError(
             f"{item.path}: cannot be read as a picture ({error}); replace the file or delete it"
         ) from error
+
+
+class _Memory:
+    """Pictures of a `CachedDataset`, for any number of threads."""
+
+    def __init__(self) -> None:
+        self.pixels: dict[int, np.ndarray] = {}
+        self.bytes = 0
+        self.lock = threading.Lock()
+
+    def add(self, index: int, pixels: np.ndarray, most: int) -> None:
+        # Once full, nothing is thrown out: an epoch visits every picture once, so an evicting cache that is
+        # too small would never hit, while this one hits as often as it is large.
+        with self.lock:
+            if index not in self.pixels and self.bytes + pixels.nbytes <= most:
+                self.pixels[index] = pixels
+                self.bytes += pixels.nbytes
 
 
 @dataclass(frozen=True)
@@ -156,26 +135,21 @@ class CachedDataset(Dataset):
     """A data set that remembers its decoded pictures as long as they fit in `max_bytes`."""
 
     max_bytes: int = 0
-    _pixels: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
+    _memory: _Memory = field(default_factory=_Memory, repr=False, compare=False)
 
-    def picture(self, index: int) -> Image.Image:
-        """The RGB picture of an item, upright."""
-        # Once full, nothing is thrown out: an epoch visits every picture once, so an evicting cache that is
-        # too small would never hit, while this one hits as often as it is large.
-        if index in self._pixels:
-            return Image.fromarray(self._pixels[index])
-        item = self.items[index]
-        picture = open_picture(item)
-        if item.pixels is None and self.bytes + 3 * picture.width * picture.height <= self.max_bytes:
-            self._pixels[index] = np.asarray(picture)
-        return picture
+    def pixels(self, index: int) -> np.ndarray:
+        """See `Dataset.pixels`."""
+        pixels = self._memory.pixels.get(index)
+        if pixels is None:
+            pixels = super().pixels(index)
+            if self.items[index].pixels is None:
+                self._memory.add(index, pixels, self.max_bytes)
+        return pixels
 
     @property
     def bytes(self) -> int:
         """Bytes held by the remembered pictures."""
-        # Summed anew each time: a few hundred additions are nothing beside decoding a picture, and there is
-        # no counter that threads could spoil.
-        return sum(p.nbytes for p in list(self._pixels.values()))
+        return self._memory.bytes
 
 
 def cached(dataset: Dataset, max_bytes: int) -> CachedDataset:

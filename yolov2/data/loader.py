@@ -1,7 +1,7 @@
 """Batches for training: pictures and padded truths, made ahead in threads where that helps."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from yolov2.errors import Complaints, UserError
 from yolov2.letterbox import Letterbox, Mode
 
 Size = int | tuple[int, int]
+Sample = tuple[np.ndarray | Tensor, np.ndarray, np.ndarray, int]
 
 
 class Batch(NamedTuple):
@@ -22,8 +23,8 @@ class Batch(NamedTuple):
 
     Attributes
     ----------
-    images : Tensor, float32 (B, 3, height, width)
-        Values in [0, 1].
+    images : Tensor, uint8 or float32 (B, 3, height, width)
+        Channels last in memory. Bytes are what `to` turns into the network's input, values in [0, 1].
     truth : Tensor, float32 (B, T, 5)
         Rows x y w h class in fractions of the input; T >= 1; a row with x = 0 ends the list (SPEC 2).
     indices : Tensor, int64 (B,)
@@ -33,6 +34,23 @@ class Batch(NamedTuple):
     images: Tensor
     truth: Tensor
     indices: Tensor
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch on a device, pictures as float32 in [0, 1]; from pinned memory nobody waits for it."""
+        later = device.type == "cuda"
+        images = self.images.to(device, non_blocking=later)  # a quarter of what floats would be
+        if images.dtype == torch.uint8:
+            images = images.to(torch.float32).div_(255)
+        images = images.contiguous(memory_format=torch.channels_last)
+        return Batch(images, self.truth.to(device, non_blocking=later), self.indices)
+
+    def split(self, parts: int) -> list["Batch"]:
+        """So many batches, the first the largest by at most one picture; fewer if there are fewer pictures.
+
+        They share this one's memory. No pictures make one empty batch.
+        """
+        parts = max(1, min(parts, len(self.images)))
+        return [Batch(*some) for some in zip(*(x.tensor_split(parts) for x in self), strict=True)]
 
 
 def batches(
@@ -49,6 +67,10 @@ def batches(
     complaints: Complaints | None = None,
     resize: Mode = "letterbox",
     start: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    as_bytes: bool = False,
+    pin: bool = False,
 ) -> Iterator[Batch]:
     """One epoch over a data set.
 
@@ -57,11 +79,12 @@ def batches(
     dataset : Dataset
         Difficult boxes are left out of the truths (SPEC 15).
     batch : int
-        Pictures per batch. A picture that cannot be read makes its batch one smaller.
+        Pictures per batch, of all processes together. A picture that cannot be read makes its batch one
+        smaller.
     size : int, (width, height), or a function of the batch's number in this epoch
         Network input in pixels; a function changes it on the way, as multi-scale training does (SPEC 16).
     options : Augment, optional
-        Random changes; None letterboxes.
+        Random changes; None letterboxes, exactly as detection does, so to floats.
     seed, epoch : int
         Together with a picture's index these decide all chance, whatever the number of workers.
     shuffle : bool
@@ -69,15 +92,22 @@ def batches(
     drop_last : bool
         Leave out a last batch that is not full.
     workers : int
-        Threads making batches ahead of the caller; Pillow and torch let go of the interpreter's lock where
-        it counts. 0 makes each when it is asked for, which is faster where the caller's own work already
-        keeps every core busy (two cores, nano at 160: 3.9 ms a picture against 4.8 with one thread).
+        Threads making batches ahead of the caller: decoding, OpenCV and Pillow let go of the interpreter's
+        lock. 0 makes each batch when it is
+        asked for, which is best where the caller's own work already keeps every core busy.
     complaints : Complaints, optional
         Counts pictures that cannot be read. Without it the first one raises.
     resize : {"letterbox", "stretch"}
         How pictures meet the input without augmentation (which keeps their aspect but for its jitter).
     start : int
         Batches of the epoch to leave out, because they were done before an interruption.
+    rank, world : int
+        Which of how many processes this is. Each gets its contiguous share of every batch; shares differ by
+        one picture at most, so the last batch may have none for some: those get an empty one and keep step.
+    as_bytes : bool
+        Keep augmented pictures as uint8, which are quicker to copy. `Batch.to` does the rest.
+    pin : bool
+        Put batches into pinned memory, from where they reach a GPU in passing.
 
     Yields
     ------
@@ -87,12 +117,14 @@ def batches(
     Raises
     ------
     ValueError
-        If `batch` is not positive, or `workers` or `start` negative.
+        If `batch` is not positive, `workers` or `start` negative, or `rank` not below `world`.
     UserError
         If a picture cannot be read and no `complaints` are given.
     """
     if batch < 1 or min(workers, start) < 0:
         raise ValueError(f"batch {batch} must be positive, workers {workers} and start {start} not negative")
+    if not 0 <= rank < world:
+        raise ValueError(f"rank {rank} is not in 0..{world - 1}")
     order = np.arange(len(dataset))
     if shuffle:
         order = np.random.default_rng([seed, epoch]).permutation(order)
@@ -103,8 +135,9 @@ def batches(
     def make(number: int) -> Batch | None:
         wanted = size(number) if callable(size) else size
         shape = (wanted, wanted) if isinstance(wanted, int) else wanted
-        samples = []
-        for index in groups[number].tolist():
+        group, samples = groups[number], []
+        share = group[len(group) * rank // world : len(group) * (rank + 1) // world]
+        for index in share.tolist():
             try:
                 samples.append(
                     (*_sample(dataset, index, shape, options, [seed, epoch, index], resize), index)
@@ -113,7 +146,12 @@ def batches(
                 if complaints is None:
                     raise
                 complaints.add("unreadable pictures skipped", dataset.items[index].path)
-        return collate(samples) if samples else None
+        if not samples and world == 1:
+            return None
+        made = collate(samples, shape, pin)
+        if as_bytes or made.images.dtype != torch.uint8:
+            return made
+        return made._replace(images=made.images.to(torch.float32).div_(255))
 
     if workers == 0:
         yield from filter(None, map(make, range(start, len(groups))))
@@ -133,15 +171,25 @@ def batches(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def collate(samples: list[tuple[Tensor, np.ndarray, np.ndarray, int]]) -> Batch:
-    """Stack (picture, boxes, classes, index) samples; truths are padded with zeros to the longest list."""
-    longest = max(1, *(len(boxes) for _, boxes, _, _ in samples))
-    truth = torch.zeros(len(samples), longest, 5)
-    for row, (_, boxes, classes, _) in zip(truth, samples, strict=True):
-        row[: len(boxes), :4] = torch.from_numpy(boxes)
-        row[: len(boxes), 4] = torch.from_numpy(classes)
-    images = torch.stack([picture for picture, _, _, _ in samples])
-    return Batch(images, truth, torch.tensor([index for _, _, _, index in samples]))
+def collate(samples: Sequence[Sample], size: tuple[int, int], pin: bool = False) -> Batch:
+    """Stack (picture, boxes, classes, index) samples, in pinned memory if `pin`.
+
+    Pictures are uint8 (height, width, 3) arrays or float32 (3, height, width) tensors; truths are padded
+    with zeros to the longest list.
+    """
+    width, height = size
+    as_floats = bool(samples) and isinstance(samples[0][0], Tensor)
+    dtype = torch.float32 if as_floats else torch.uint8
+    images = torch.empty(len(samples), height, width, 3, dtype=dtype, pin_memory=pin)
+    truth = torch.zeros(
+        len(samples), max([1, *(len(boxes) for _, boxes, _, _ in samples)]), 5, pin_memory=pin
+    )
+    for image, rows, (picture, boxes, classes, _) in zip(images, truth, samples, strict=True):
+        image.copy_(picture.permute(1, 2, 0) if isinstance(picture, Tensor) else torch.from_numpy(picture))
+        rows[: len(boxes), :4] = torch.from_numpy(boxes)
+        rows[: len(boxes), 4] = torch.from_numpy(classes)
+    indices = torch.tensor([index for _, _, _, index in samples], dtype=torch.int64)
+    return Batch(images.permute(0, 3, 1, 2), truth, indices)
 
 
 def _sample(
@@ -151,11 +199,11 @@ def _sample(
     options: Augment | None,
     seed: list[int],
     mode: Mode,
-) -> tuple[Tensor, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray | Tensor, np.ndarray, np.ndarray]:
     item = dataset.items[index]
-    picture = dataset.picture(index)
+    pixels = dataset.pixels(index)
     boxes, classes = item.boxes[~item.difficult], item.classes[~item.difficult]
     if options is not None:
-        return augment(picture, boxes, classes, size, options, np.random.default_rng(seed))
+        return augment(pixels, boxes, classes, size, options, np.random.default_rng(seed))
     letterbox = Letterbox(item.width, item.height, *size, mode)
-    return letterbox.picture(picture), letterbox.boxes(boxes), classes
+    return letterbox.picture(pixels), letterbox.boxes(boxes), classes
