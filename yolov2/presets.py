@@ -4,7 +4,8 @@ Every table is a function of what it ends in (anchors and classes, cells and box
 it serves any data set. The tests hold the published ones to Darknet's own files, record for record, and to
 the tables of SPEC 21 (shapes, BFLOP, parameters).
 
-`NETWORKS` has all of them by name, `PRESETS` the detectors that ``python -m yolov2.train`` trains.
+`NETWORKS` has all of them by name, `PRESETS` the detectors that ``python -m yolov2.train`` trains, and
+`CLASSIFIERS` what ``python -m yolov2.pretrain`` trains before.
 """
 
 from collections.abc import Callable
@@ -67,6 +68,14 @@ TINY_TRUNK: list[Layer] = [
     *(Conv(256), MaxPool()),
     *(Conv(512), MaxPool(2, 1)),
 ]
+# `nano` up to where its passthrough begins
+NANO_TRUNK: list[Layer] = [
+    *(Conv(16, 3, 2), MaxPool()),
+    *(Conv(24), Conv(24), MaxPool()),
+    *(Conv(48), Conv(48), MaxPool()),
+    *(Conv(96), Conv(96), MaxPool()),
+    Conv(160),
+]
 
 # the first 20 convolutions of YOLOv1 (paper 1, figure 3), on ImageNet by themselves "extraction"
 EXTRACTION_TRUNK: list[Layer] = [
@@ -120,11 +129,7 @@ def yolov2_tiny(region: Region) -> list[Layer]:
 def nano(region: Region) -> list[Layer]:
     """YOLOv2 in small, for CPUs and tests: the same plan with passthrough, a fortieth of the work."""
     return [
-        *(Conv(16, 3, 2), MaxPool()),
-        *(Conv(24), Conv(24), MaxPool()),
-        *(Conv(48), Conv(48), MaxPool()),
-        *(Conv(96), Conv(96), MaxPool()),
-        Conv(160),
+        *NANO_TRUNK,
         *(Route((-3,)), Conv(32, 1), Reorg(2), Route((-1, -4))),
         Conv(160),
         *region_head(region),
@@ -179,6 +184,16 @@ def tiny(classes: Classes = 1000) -> list[Layer]:
 def extraction(classes: Classes = 1000) -> list[Layer]:
     """extraction.cfg: the classifier that YOLOv1 starts from; its class scores are leaky."""
     return [*EXTRACTION_TRUNK, *softmax_head(classes, "leaky")]
+
+
+def tiny_trunk(classes: Classes = 1000) -> list[Layer]:
+    """A classifier on the first seven convolutions of the tiny detectors, for these to start from."""
+    return [*TINY_TRUNK, Conv(1024), *softmax_head(classes)]
+
+
+def nano_trunk(classes: Classes = 1000) -> list[Layer]:
+    """A classifier on the first eight convolutions of `nano`, for it to start from."""
+    return [*NANO_TRUNK, *softmax_head(classes)]
 
 
 @dataclass(frozen=True)
@@ -237,6 +252,30 @@ class Recipe(Preset):
         return self.head
 
 
+@dataclass(frozen=True)
+class ClassifierRecipe(Preset):
+    """A classifier that `yolov2.pretrain` trains, and how (SPEC 18); its sizes are those of the first stage.
+
+    Parameters
+    ----------
+    head : int
+        As for a `Preset`.
+    epochs : int
+        Times over the data.
+    nominal_batch : int
+        Pictures per update.
+    lr : float
+        Learning rate, for an update on `nominal_batch` pictures.
+    zoom : (smallest, largest)
+        The shorter side of a picture before its crop, as multiples of the input.
+    """
+
+    epochs: int = 160
+    nominal_batch: int = 128
+    lr: float = 0.1
+    zoom: tuple[float, float] = (128 / 256, 448 / 256)
+
+
 PRESETS: dict[str, Recipe] = {
     "yolov2-voc": Recipe(yolov2, 416, Region(VOC_ANCHORS, 20), 0.3, multi_scale=(320, 608)),
     "yolov2": Recipe(yolov2, 608, Region(COCO_ANCHORS, 80), 0.3, multi_scale=(320, 608)),
@@ -263,4 +302,12 @@ NETWORKS: dict[str, Preset] = {
     "darknet9000": Preset(darknet9000, 448, 9418),
     "tiny": Preset(tiny, 224, 1000),
     "extraction": Preset(extraction, 224, 1000),
+}
+# by their own names, or that of the detectors whose first layers they have
+CLASSIFIERS: dict[str, ClassifierRecipe] = {
+    "darknet19": ClassifierRecipe(darknet19, 224, 1000),
+    "yolov2-tiny": ClassifierRecipe(tiny_trunk, 224, 1000),
+    "nano": ClassifierRecipe(nano_trunk, 128, 1000, epochs=30, nominal_batch=32, lr=0.025),
+    "tiny": ClassifierRecipe(tiny, 224, 1000),
+    "extraction": ClassifierRecipe(extraction, 224, 1000),
 }
