@@ -108,11 +108,15 @@ class Plan:
     nominal : int
         Pictures per update as asked for.
     epochs : int
+        All of them, those of an earlier stage too.
+    before : int
+        Epochs of that earlier stage; schedule and sizes count from its end.
     """
 
     pictures: int
     nominal: int
     epochs: int
+    before: int = 0
 
     @property
     def per_update(self) -> int:
@@ -128,6 +132,11 @@ class Plan:
     def updates(self) -> int:
         """Of all the training."""
         return self.epochs * self.per_epoch
+
+    @property
+    def first(self) -> int:
+        """The update that the earlier stage ended with."""
+        return self.before * self.per_epoch
 
 
 class Trainer:
@@ -284,7 +293,8 @@ class Trainer:
             "batch norm over all processes" if config.sync_bn and self.processes.world > 1 else "",
         ]
         return [
-            f"updates   {plan.updates}: {plan.epochs} epochs of {plan.per_epoch}, each on {plan.per_update} "
+            f"updates   {plan.updates - plan.first}: {plan.epochs - plan.before} epochs of {plan.per_epoch}, "
+            f"each on {plan.per_update} "
             f"pictures{many}{cut}",
             f"rate      {', '.join(changes)}",
             f"input     {sizes.smallest}x{sizes.smallest} pixels"
@@ -308,7 +318,7 @@ class Trainer:
         first = self.processes.first
         self.log = Log(self.folder, columns, self.progress.epoch, self.progress.step) if first else None
         self.started = time.monotonic() - (self.log.seconds if self.log else 0)
-        if self.progress.step == 0:
+        if self.progress.step == self.plan.first:
             self._save("last.safetensors")  # from here on there is something to resume
         plan = self.plan
         self.bar = tqdm(
@@ -367,7 +377,7 @@ class Trainer:
                 words = f"loss {loss:.3f}  {self.task.metric} {value:.3f}{mark}"
                 self.bar.write(f"epoch {self.progress.epoch}: {words}")
         if self.log:
-            rate = learning_rate(self.schedule, self.progress.step)
+            rate = learning_rate(self.schedule, self.progress.step - self.plan.first)
             row = {"epoch": self.progress.epoch, "step": self.progress.step, "seen": self.progress.seen}
             seconds = time.monotonic() - self.started
             self.log.write({**row, "lr": rate, **means, self.task.metric: value, "seconds": seconds})
@@ -395,7 +405,7 @@ class Trainer:
                     values.add_(parts.detach())
                     yield parts[0]
 
-        rate = learning_rate(self.schedule, step + 1)
+        rate = learning_rate(self.schedule, step + 1 - self.plan.first)
         update(self.optimizer, losses(), pictures / self.processes.world, rate, self.config.clip, self.scaler)
         if self.ema:
             self.ema.follow(self.network, step + 1)
