@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 
 class UserError(Exception):
@@ -18,7 +18,10 @@ def shortened(names: Sequence[str], most: int = 5) -> str:
 
 
 class Complaints:
-    """Recoverable problems (a box outside its picture, a broken picture), counted by kind.
+    """Recoverable problems (a box outside its picture, a broken picture), by kind.
+
+    All are kept, for `python -m yolov2.check`; a summary names the first few. Iterating gives the pairs
+    (kind, name), kind by kind.
 
     Examples
     --------
@@ -27,6 +30,8 @@ class Complaints:
     >>> complaints.add("empty boxes dropped", "b.xml")
     >>> print(complaints.summary())
     warning: empty boxes dropped: 2 (a.xml, b.xml)
+    >>> list(complaints)
+    [('empty boxes dropped', 'a.xml'), ('empty boxes dropped', 'b.xml')]
     """
 
     NAMED = 5  # examples named per kind
@@ -39,8 +44,10 @@ class Complaints:
     def add(self, kind: str, name: object) -> None:
         """Count one problem of `kind`; `name` is the file (and object) it was found in."""
         self.counts[kind] += 1
-        if len(self._named[kind]) <= self.NAMED:  # one more, so that it shows that there are more
-            self._named[kind].append(str(name))
+        self._named[kind].append(str(name))
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return ((kind, name) for kind, names in self._named.items() for name in names)
 
     def note(self, line: str) -> None:
         """Print a remark to stderr at once, and only once however often it is made."""
@@ -59,5 +66,9 @@ class Complaints:
         """Print the summary to stderr and forget what was counted."""
         if self.counts:
             print(self.summary(), file=sys.stderr)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget what was counted; what was remarked is not said again."""
         self.counts.clear()
         self._named.clear()
