@@ -8,7 +8,7 @@ from PIL import Image
 from yolov2.cli import run
 
 SIDE = 64
-TINY = ("--imgsz", "64", "--batch", "2", "--epochs", "2", "--device", "cpu")
+TINY = ("--imgsz", "64", "--nominal-batch", "2", "--epochs", "2", "--device", "cpu")
 
 
 def annotation(objects, side=SIDE):

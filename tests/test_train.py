@@ -28,8 +28,9 @@ from yolov2.detector import Detector
 from yolov2.errors import Complaints, UserError
 from yolov2.optimizer import make_optimizer, update
 from yolov2.presets import VOC_ANCHORS
-from yolov2.train import choose_anchors, train
-from yolov2.train_config import LIMITS, TrainConfig, parse_anchors
+from yolov2.train import DetectionTask, choose_anchors, train
+from yolov2.train_config import TrainConfig, parse_anchors
+from yolov2.training.config import LIMITS
 
 
 def results(folder):
@@ -68,9 +69,9 @@ class TestARun:
         rows = results(small_run)
         # six pictures in batches of two: three updates an epoch
         assert [(r["epoch"], r["step"], r["seen"]) for r in rows] == [("1", "3", "6"), ("2", "6", "12")]
-        assert list(rows[0]) == [*yolov2.train.COLUMNS, "map50"]
+        assert list(rows[0]) == ["epoch", "step", "seen", "lr", *DetectionTask.parts, "map50"]
         for row in rows:
-            parts = [float(row[name]) for name in yolov2.train.PARTS]
+            parts = [float(row[name]) for name in DetectionTask.parts]
             assert parts[0] == pytest.approx(sum(parts[1:]), rel=1e-4)
             assert 0 <= float(row["map50"]) <= 1
 
@@ -91,7 +92,7 @@ class TestARun:
     def test_runs_are_numbered(self, small_data, small_run, tmp_path):
         project = tmp_path / "new" / "folder"
         for name in ("train", "train-2"):
-            config = TrainConfig(data=small_data, imgsz=64, epochs=1, batch=6, project=project)
+            config = TrainConfig(data=small_data, imgsz=64, epochs=1, nominal_batch=6, project=project)
             assert train(config).folder == project / name
 
     def test_built_in_pictures(self, tmp_path, capsys, monkeypatch):
@@ -123,7 +124,7 @@ class TestSameBits:
             ("region_loss", 5, "signal"),  # ... in the middle of the second epoch
             ("region_loss", 6, "signal"),  # ... in the last update
             ("batches", 1, "exception"),  # before anything was done
-            ("evaluate", 1, "exception"),  # while the first epoch is evaluated
+            ("compare", 1, "exception"),  # while the first epoch is evaluated
         ],
     )
     def test_resumed(self, small_data, small_run, tmp_path, capsys, monkeypatch, where, call, raised):
@@ -206,6 +207,13 @@ class TestAnchors:
         assert choose_anchors(TrainConfig(anchors="preset"), train_set, 64) == VOC_ANCHORS
         assert choose_anchors(TrainConfig(anchors="1,2"), train_set, 64) == ((1.0, 2.0),)
 
+    def test_as_many_as_asked_for(self, tmp_path):
+        objects = [("red", (2, 3, 12 + 5 * i, 15 + 3 * i)) for i in range(9)]
+        add_picture(tmp_path / "train", "p", objects)
+        add_picture(tmp_path / "val", "v", objects)
+        train_set, _ = open_train_val(tmp_path, None, Complaints())
+        assert len(choose_anchors(TrainConfig(anchors="3"), train_set, 64)) == 3
+
 
 class TestUpdate:
     def test_by_hand(self):
@@ -255,7 +263,7 @@ class TestOverflow:
             return loss._replace(total=loss.total * nan, wh=loss.wh * nan)
 
         monkeypatch.setattr(yolov2.train, "region_loss", broken)
-        config = TrainConfig(data=small_data, imgsz=64, epochs=3, batch=2, project=tmp_path)
+        config = TrainConfig(data=small_data, imgsz=64, epochs=3, nominal_batch=2, project=tmp_path)
         with pytest.raises(UserError, match=r"step 5: the loss is nan \(wh\)") as error:
             train(config)
         folder = tmp_path / "train"
@@ -294,7 +302,7 @@ class TestBrokenFiles:
         captured = capsys.readouterr()
         assert captured.err.count("warning:") == 1
         assert f"warning: unreadable pictures left out: 1 ({picture})" in captured.err
-        assert "6 train and 2 val pictures" in captured.out
+        assert "6 train pictures with 6 boxes, 2 val pictures" in captured.out
 
     def test_picture_that_breaks_during_the_run(self, data, tmp_path, capsys, monkeypatch):
         monkeypatch.setattr(yolov2.train, "verify", lambda dataset, complaints: dataset)
@@ -371,13 +379,14 @@ class TestFlags:
     @pytest.mark.parametrize(
         "flags",
         [
-            ("--anchors", "0,0"),
+            *(("--anchors", text) for text in ("0,0", "0", "101")),
             ("--anchors", "1,2,3"),
             ("--anchors", "abc"),
             ("--anchors", "nan,1"),
             ("--imgsz", "100"),
             ("--imgsz", "0"),
             ("--imgsz", "big"),
+            *(("--multi-scale", text) for text in ("320", "320,600", "608,320", "0,320")),
             ("--lr", "-1"),
             ("--lr", "nan"),
             ("--drop", "0"),
@@ -385,7 +394,8 @@ class TestFlags:
             ("--momentum", "1"),
             ("--seed", "-1"),
             ("--workers", "-1"),
-            ("--batch", "0"),
+            *((flag, "0") for flag in ("--batch", "--nominal-batch", "--clip")),
+            *(("--ema", "1"), ("--save-every", "-1"), ("--precision", "int8"), ("--cache", "disk")),
             ("--epochs", "0"),
             ("--eval-every", "0"),
             ("--burn-in", "-1"),
@@ -409,8 +419,8 @@ class TestFlags:
         assert_refused(capsys, yolov2.train.main, *flags, names=(flags[0].strip("-"),))
 
     def test_every_number_has_a_limit(self):
-        numbers = {f.name for f in fields(TrainConfig) if re.search("int|float", str(f.type))}
-        assert numbers == {*LIMITS, "imgsz"}
+        numbers = {f.name for f in fields(TrainConfig) if re.search(r"\b(int|float)\b", str(f.type))}
+        assert numbers == {*LIMITS, "imgsz", "multi_scale"}
 
     def test_imgsz_names_the_nearest(self, capsys):
         assert "e.g. 96" in assert_refused(capsys, yolov2.train.main, "--imgsz", "100")
@@ -495,6 +505,6 @@ class TestRefused:
 def test_start_from_a_checkpoint(small_data, small_run, tmp_path, capsys):
     flags = ("--data", small_data, "--project", tmp_path, *TINY, "--epochs", "1", "--lr", "1e-9")
     assert command(yolov2.train.main, *flags, "--weights", small_run / "best.safetensors") == 0
-    assert re.search(r"^\d+ convolutions from ", capsys.readouterr().out, re.MULTILINE)
+    assert re.search(r"^weights   \d+ convolutions from ", capsys.readouterr().out, re.MULTILINE)
     before, after = (load_file(f / "best.safetensors") for f in (small_run, tmp_path / "train"))
     np.testing.assert_allclose(before["blocks.0.conv.weight"], after["blocks.0.conv.weight"], atol=1e-6)

@@ -88,12 +88,14 @@ def darknet_config(model: Detector | Classifier) -> Config:
         net, training = from_plain(trained["net"]), from_plain(trained["head_training"])
         net = dataclasses.replace(net, width=width, height=height, channels=3)
         return Config(net, model.network.layers, training)
-    keys = ("batch", "momentum", "decay", "hue", "saturation", "exposure")
+    keys = ("momentum", "decay", "hue", "saturation", "exposure")
     settings = {key: trained[key] for key in keys if key in trained}
+    settings |= {"batch": trained["nominal_batch"]} if "nominal_batch" in trained else {}
     net = Net(width, height, 3, min_crop=width, max_crop=2 * width, **settings)
     if "lr" in trained:
         net = dataclasses.replace(net, schedule=Schedule(trained["lr"]))
-    return Config(net, model.network.layers, HeadTraining(trained.get("jitter", 0.2)))
+    multi_scale = any(trained.get("multi_scale") or ())
+    return Config(net, model.network.layers, HeadTraining(trained.get("jitter", 0.2), multi_scale))
 
 
 def export_onnx(

@@ -1,24 +1,43 @@
-"""What a finished run shows: a table, a sheet of val pictures, curves, and the next command to type."""
+"""What a run says before its first step, and what it shows when it is finished."""
 
 import shlex
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
 from yolov2 import plots
 from yolov2.data.dataset import Dataset
 from yolov2.detector import Detector
 from yolov2.draw import draw_detections, sheet
-from yolov2.evaluate import Evaluation, evaluate
+from yolov2.errors import shortened
+from yolov2.evaluate import Evaluation
+from yolov2.summary import summary, total_flops
+from yolov2.train_config import TrainConfig
+from yolov2.training.loop import Trainer
 
 
-def report(folder: Path, val_set: Dataset, device: torch.device) -> Evaluation:
-    """Evaluate a run's best checkpoint: print the table, draw sheet and curves, name the next command."""
+def plan_lines(config: TrainConfig, trainer: Trainer, train_set: Dataset, val_set: Dataset) -> list[str]:
+    """The plan of a run, before its first step: what is trained, on what, how long, how fast."""
+    detector = trainer.model
+    assert isinstance(detector, Detector) and config.imgsz
+    rows = summary(detector.network.layers, (3, config.imgsz, config.imgsz))
+    boxes = sum(len(item.boxes) for item in train_set.items)
+    names = train_set.names
+    return [
+        f"model     {config.model}: {sum(r.learnable for r in rows) / 1e6:.2f} M parameters, "
+        f"{total_flops(rows) / 1e9:.2f} BFLOP a picture at {config.imgsz}x{config.imgsz}",
+        f"data      {len(train_set)} train pictures with {boxes} boxes, {len(val_set)} val pictures; "
+        f"{len(names)} classes: {shortened(list(names), 20)}",
+        "anchors   " + "  ".join(f"{w:.2f},{h:.2f}" for w, h in detector.region.anchors) + " (cells)",
+        *trainer.plan_lines(),
+        f"folder    {trainer.folder}",
+    ]
+
+
+def report(folder: Path, detector: Detector, val_set: Dataset, evaluation: Evaluation) -> None:
+    """What is left of a run: the best checkpoint's table, a sheet, curves, and the next command to type."""
     weights = folder / "best.safetensors"
-    detector = Detector.load(weights, device)
-    evaluation = evaluate(detector, val_set)
     print(f"\nbest checkpoint on {len(val_set)} val pictures (AP at IoU .5, all points)")
     print(evaluation.table())
     val_sheet(detector, val_set).save(folder / "val_sheet.png")
@@ -28,7 +47,6 @@ def report(folder: Path, val_set: Dataset, device: torch.device) -> Evaluation:
     files = [name for name in names if (folder / name).exists()]
     print(f"\n{weights}\nalso there: last.safetensors, {', '.join(files)}")
     print(f"next: {next_command(val_set, weights, folder)}")
-    return evaluation
 
 
 def next_command(dataset: Dataset, weights: Path, folder: Path) -> str:

@@ -396,6 +396,9 @@ class Trainer:
             for number, piece in enumerate(pieces, 1):
                 done += len(piece.images)
                 moved = piece.to(self.processes.device)
+                if not here:  # nothing could be read: keep step with the other processes
+                    yield self.forward(moved.images.new_zeros(1, *moved.images.shape[1:])).sum() * 0.0
+                    continue
                 # gradients are averaged over processes once, with the last piece
                 alone = number < len(pieces) and self.processes.world > 1
                 with self.forward.no_sync() if alone else nullcontext():  # type: ignore[operator]
