@@ -1,5 +1,8 @@
 """Training that starts from Darknet's files: whole ones, partial ones, of one's own cfg or of a preset."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -12,8 +15,10 @@ from yolov2.cfg import Config, Net, read_cfg, write_cfg
 from yolov2.cfg_sections import HeadTraining
 from yolov2.detector import Detector
 from yolov2.errors import UserError
-from yolov2.presets import PRESETS
+from yolov2.network import Network
+from yolov2.presets import CLASSIFIERS, PRESETS
 from yolov2.recipes import find_recipe
+from yolov2.transfer import transfer
 from yolov2.weights import initial_parameters, read_weights, write_weights
 
 REGION = Region(((1.0, 2.0), (3.0, 1.5)), 4, rescore=False, object_scale=2.0)
@@ -54,7 +59,8 @@ def test_a_network_of_a_cfg_goes_on_with_its_weights(darknet, small_data, tmp_pa
     """Two classes in place of four: all but the last convolution is taken over."""
     cfg, weights, parameters = darknet
     detector = train(small_data, tmp_path, "--model", cfg, "--weights", weights)
-    assert f"4 convolutions from {weights}, 1 start afresh" in capsys.readouterr().out
+    said = f"4 convolutions from {weights}, 1 start afresh: 10 conv 14 1x1/1 linear; "
+    assert said + "not taken from the file: 10 conv 18 1x1/1 linear\n" in capsys.readouterr().out
     assert detector.network.layers[:-2] == TRUNK
     assert detector.region.classes == 2 and detector.network.layers[-2].filters == 2 * (5 + 2)
     assert (detector.region.object_scale, detector.region.rescore) == (2.0, False)
@@ -87,8 +93,38 @@ def test_a_part_of_a_classifier_seeds_a_detector(darknet, small_data, tmp_path, 
     arrays = [*parameters[:8], *initial_parameters(layers, SHAPE, np.random.default_rng(1))[8:]]
     write_weights(seed, layers, arrays, cutoff=8)
     detector = train(small_data, tmp_path, "--model", cfg, "--weights", seed)
-    assert f"4 layers from {seed}, 1 start afresh" in capsys.readouterr().out
+    said = f"4 convolutions from {seed}, 1 start afresh: 10 conv 14 1x1/1 linear\n"
+    assert said in capsys.readouterr().out
     np.testing.assert_allclose(convolutions(detector)[3], parameters[6]["weights"], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "classifier, detector, first",
+    [
+        ("darknet19", "yolov2-voc", 23),  # what darknet19_448.conv.23 holds (SPEC 18)
+        ("yolov2-tiny", "yolov2-tiny-voc", 13),
+        ("yolov2-tiny", "yolov2-tiny", 13),
+        ("nano", "nano", 12),
+    ],
+)
+def test_a_classifier_seeds_its_detector(classifier, detector, first, monkeypatch):
+    """All but its last layer, which tells its own classes apart, whatever sizes the two were trained at."""
+    monkeypatch.setattr("yolov2.network._initialise", lambda module, fan_in: None)  # takes seconds
+    trained = Network(CLASSIFIERS[classifier].build(7), (3, 64, 64))
+    network = Network(PRESETS[detector].build(), (3, 96, 96))
+    for parameter in trained.parameters():
+        torch.nn.init.constant_(parameter, 2.5)
+    line = transfer(network, trained, Path("c.safetensors"))
+    assert f"not taken from the file: {first} conv 7 1x1/1 linear" in line
+    taken, state = 0, network.state_dict()
+    for name, tensor in trained.state_dict().items():
+        if int(name.split(".")[1]) < first:
+            assert torch.equal(state.pop(name), tensor)
+            taken += name.endswith("conv.weight")
+    assert line.startswith(f"{taken} convolutions from c.safetensors, ")
+    assert not any((tensor == 2.5).any() for tensor in state.values() if tensor.numel() > 1)
+    rest = [index for index, layer in enumerate(network.layers) if index >= first and isinstance(layer, Conv)]
+    assert [int(n) for n in re.findall(r"(\d+) conv \d", line.partition(";")[0])] == rest
 
 
 def test_refused(darknet, small_data, tmp_path, capsys):

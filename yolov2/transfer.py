@@ -7,6 +7,7 @@ from pathlib import Path
 from yolov2.errors import UserError
 from yolov2.loading import beside, load
 from yolov2.network import Network, load_parameters
+from yolov2.summary import describe, summary
 from yolov2.weights import read_weights
 
 
@@ -40,7 +41,7 @@ def start_from(network: Network, trained: Network | None, path: Path) -> str:
     Returns
     -------
     str
-        A line that says what was taken.
+        A line as of `transfer`.
 
     Raises
     ------
@@ -58,8 +59,8 @@ def start_from(network: Network, trained: Network | None, path: Path) -> str:
     if header.leftover_bytes or not header.filled_layers:
         raise UserError(f"{path}: ends within a layer, so it is of another network; give its --cfg")
     load_parameters(network, parameters)
-    fresh = f", {header.unfilled_layers} start afresh" if header.unfilled_layers else ""
-    return f"{header.filled_layers} layers from {path}{fresh}"
+    layers = _convolutions(network)
+    return _line(path, header.filled_layers, layers[header.filled_layers :], [])
 
 
 def transfer(network: Network, trained: Network, path: Path) -> str:
@@ -77,7 +78,8 @@ def transfer(network: Network, trained: Network, path: Path) -> str:
     Returns
     -------
     str
-        A line that says how many convolutions that are.
+        A line that says how many convolutions that are, and names those that did not fit: of `network`, which
+        start afresh, and of the file, which are left out.
 
     Raises
     ------
@@ -87,9 +89,23 @@ def transfer(network: Network, trained: Network, path: Path) -> str:
     pairs = zip(network.layers, trained.layers, strict=False)
     common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
     shared = {k: v for k, v in trained.state_dict().items() if int(k.split(".")[1]) < common}  # blocks.INDEX.
-    weights = [k for k in shared if k.endswith("conv.weight")]
-    if not weights:
+    count = sum(k.endswith("conv.weight") for k in shared)
+    if not count:
         raise UserError(f"{path}: is of another network; give the --model it was trained as")
     network.load_state_dict(shared, strict=False)
-    fresh = sum(k.endswith("conv.weight") for k in network.state_dict()) - len(weights)
-    return f"{len(weights)} convolutions from {path}" + (f", {fresh} start afresh" if fresh else "")
+    return _line(path, count, _convolutions(network)[count:], _convolutions(trained)[count:])
+
+
+def _convolutions(network: Network) -> list[str]:
+    """Layers with weights: "30 conv 125 1x1/1 linear", as `python -m yolov2.summary` writes them."""
+    rows = enumerate(summary(network.layers, network.input_shape))
+    return [" ".join((str(index), *describe(row, index)[:2])) for index, row in rows if row.learnable]
+
+
+def _line(path: Path, count: int, fresh: list[str], left: list[str]) -> str:
+    line = f"{count} convolutions from {path}"
+    if fresh:
+        line += f", {len(fresh)} start afresh: {', '.join(fresh)}"
+    if left:
+        line += f"; not taken from the file: {', '.join(left)}"
+    return line
