@@ -14,6 +14,7 @@ from PIL import Image
 Border = Literal["black", "edge"]
 
 LONGEST = 32766  # pixels a side: OpenCV's limit
+BLOCK = 65536  # pixels recoloured at a time: a dozen arrays of so many bytes stay in the cache
 
 
 @cache
@@ -111,15 +112,24 @@ def recolour(pixels: np.ndarray, hue: float, saturation: float, exposure: float)
     """
     if (hue, saturation, exposure) == (0, 1, 1) or not pixels.size:
         return pixels
+    result = np.empty(pixels.shape, np.uint8)
+    rows = max(1, BLOCK // pixels.shape[1])
+    for top in range(0, len(pixels), rows):
+        block = slice(top, top + rows)
+        _recolour(pixels[block], hue, saturation, exposure, result[block])
+    return result
+
+
+def _recolour(pixels: np.ndarray, hue: float, saturation: float, exposure: float, result: np.ndarray) -> None:
     cv2 = opencv() or _NumPy
-    planes = cv2.split(pixels)
+    planes = cv2.split(pixels, [np.empty(pixels.shape[:2], np.uint8) for _ in range(3)])
     r, g, b = planes
     most, least = cv2.max(cv2.max(r, g), b), cv2.min(cv2.min(r, g), b)
     thirds = round(3 * hue)  # of a turn: there channels only change their names
     turn = 6 * hue - 2 * thirds  # what is left, in sextants, [-1, 1]
     part = cv2.convertScaleAbs(cv2.subtract(most, least), alpha=abs(turn))
     risen, fallen = cv2.add(least, part), cv2.subtract(most, part)
-    result = [r, g, b]
+    changed = [r, g, b]
     for number, channel in enumerate(planes):
         # from which colour and to which this channel's light goes
         source, target = planes[number - 1], planes[number - 2]
@@ -131,10 +141,10 @@ def recolour(pixels: np.ndarray, hue: float, saturation: float, exposure: float)
         turned = cv2.add(turned, cv2.subtract(channel, target))
         turned = cv2.subtract(turned, cv2.subtract(target, channel))
         turned = cv2.max(cv2.min(turned, most), least)
-        result[(number + thirds) % 3] = cv2.addWeighted(
+        changed[(number + thirds) % 3] = cv2.addWeighted(
             turned, exposure * saturation, most, exposure * (1 - saturation), 0
         )
-    return cv2.merge(result)
+    cv2.merge(changed, result)
 
 
 class _NumPy:
@@ -144,12 +154,14 @@ class _NumPy:
     max, min = np.maximum, np.minimum
 
     @staticmethod
-    def split(pixels):
-        return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    def split(pixels, planes):
+        for plane, channel in zip(planes, pixels.transpose(2, 0, 1), strict=True):
+            plane[:] = channel
+        return planes
 
     @staticmethod
-    def merge(planes):
-        return np.stack(planes, axis=2)
+    def merge(planes, pixels):
+        np.stack(planes, axis=2, out=pixels)
 
     @staticmethod
     def add(a, b):
