@@ -1,0 +1,159 @@
+"""Reading what a data set holds. A stranger may have made it, so every reader goes through here.
+
+Only regular files are opened, because a FIFO would hang and a device has no end, and none above a size that
+an honest file of its kind stays below. Links are followed: tools that keep pictures in a store (DVC,
+git-annex) make them. Nothing is ever written.
+"""
+
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+from PIL import Image
+
+from yolov2.data.dataset import upright_size
+from yolov2.errors import UserError
+
+PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
+SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
+SPLITS |= {"test": "test", "testing": "test", "trainval": "trainval"}
+
+LABEL_BYTES = 4 << 20  # the labels of one picture: ten thousand objects with their XML
+YAML_BYTES = 1 << 18  # ten thousand names
+LIST_BYTES = 1 << 28  # paths of millions of pictures
+JSON_BYTES = 1 << 30  # the largest of COCO's own has 0.45 GB
+
+# What Pillow raises on a broken picture beyond `yolov2.data.dataset.BROKEN`
+NO_PICTURE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    Image.DecompressionBombError,
+)
+
+
+def shown(value: object, most: int = 300) -> str:
+    """A path or name, shortened, with escapes for the control characters that a terminal would obey."""
+    text = str(value)
+    if len(text) > most:
+        text = f"{text[: most // 2]}...{text[-most // 2 :]}"
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
+def is_regular(path: Path) -> bool:
+    """Whether there is a regular file, or a link to one, that is not empty."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):  # ValueError: a NUL or half a surrogate pair in the name
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_size > 0
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder; unlike `Path.is_dir`, never raises."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """The content of a regular file of at most `most` bytes.
+
+    Raises
+    ------
+    UserError
+        If it is missing, larger, unreadable or no regular file.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(f"{shown(path)}: not a regular file")
+        if status.st_size > most:
+            raise UserError(
+                f"{shown(path)}: {status.st_size / 2**20:.3g} MiB, "
+                f"and no honest file of this kind has more than {most / 2**20:.3g}"
+            )
+        with path.open("rb") as file:
+            return file.read(status.st_size)  # no more, even if it grows: /proc has endless files of 0 bytes
+    except OSError as error:
+        raise UserError(f"{shown(path)}: cannot be read ({error.strerror})") from None
+    except ValueError:
+        raise UserError(f"{shown(path)}: not the name of a file") from None
+
+
+def read_lines(path: Path, most: int) -> list[str]:
+    """The lines of a text file without their ends; what is not UTF-8 is replaced. Raises as `read_bytes`."""
+    text = read_bytes(path, most).decode("utf-8-sig", errors="replace")
+    # not str.splitlines, which also ends lines where no editor does, and would number them otherwise
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
+def picture_size(path: Path) -> tuple[int, int] | None:
+    """(width, height) in pixels of the upright picture, by its header alone; None if it is no picture."""
+    if not is_regular(path):
+        return None
+    try:
+        width, height = upright_size(path)
+    except NO_PICTURE:
+        return None
+    return (width, height) if width > 0 and height > 0 else None
+
+
+def split_name(name: str) -> str:
+    """The usual name of a split: "valid" is "val"; others stay as they are."""
+    return SPLITS.get(name.lower(), name)
+
+
+def entries(folder: Path) -> list[os.DirEntry]:
+    """What lies in a folder, sorted by name, hidden files left out; nothing if it cannot be read."""
+    try:
+        with os.scandir(folder) as found:
+            return sorted((e for e in found if not e.name.startswith(".")), key=lambda entry: entry.name)
+    except (OSError, ValueError):
+        return []
+
+
+def child(folder: Path, name: str) -> Path | None:
+    """The sub-folder of that name, in any mixture of cases."""
+    return next(
+        (Path(e.path) for e in entries(folder) if e.is_dir() and e.name.lower() == name.lower()), None
+    )
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """The folders in a folder, sorted."""
+    return [Path(entry.path) for entry in entries(folder) if entry.is_dir()]
+
+
+def pictures_in(folder: Path, deep: bool = False) -> list[Path]:
+    """The files of a folder, or with `deep` also below it, that are called like pictures; sorted."""
+    if deep:
+        found = (Path(at, name) for at, _, names in os.walk(folder) for name in names if name[0] != ".")
+    else:
+        found = (Path(entry.path) for entry in entries(folder) if entry.is_file())
+    return sorted(path for path in found if path.suffix.lower() in PICTURES)
+
+
+def checked_names(names: Iterable[object], path: Path) -> tuple[str, ...]:
+    """The class names that `path` gives, without spaces around them.
+
+    Raises
+    ------
+    UserError
+        If there are none, or one is no text, empty, or nothing that a terminal can print.
+    """
+    checked = []
+    for number, name in enumerate(names):
+        text = name.strip() if isinstance(name, str) else ""
+        if not text or not text.isprintable() or len(text) > 200:
+            raise UserError(f"{shown(path)}: the name of class {number} is not one line of text")
+        checked.append(text)
+    if not checked:
+        raise UserError(f"{shown(path)}: no class names")
+    return tuple(checked)
