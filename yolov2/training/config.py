@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, Self, get_args, get_type_hints
+from typing import Any, ClassVar, Literal, Self, get_args, get_type_hints
 
 import torch
 
@@ -19,9 +19,11 @@ FACTOR: Limit = (lambda x: 0.1 <= x <= 10, "from 0.1 to 10")
 LIMITS: dict[str, Limit] = {
     **dict.fromkeys(("epochs", "batch", "nominal_batch", "eval_every"), COUNT),
     **dict.fromkeys(("hue", "flip"), FRACTION),
-    **dict.fromkeys(("saturation", "exposure"), FACTOR),
+    **dict.fromkeys(("saturation", "exposure", "aspect"), FACTOR),
     "decay": (lambda x: 0 <= x <= 10, "from 0 to 10"),
-    "lr": (lambda x: 0 < x < 10, "between 0 and 10"),
+    **dict.fromkeys(("lr", "finetune_lr"), (lambda x: 0 < x < 10, "between 0 and 10")),
+    "finetune_epochs": (lambda n: 0 <= n <= 10**6, "from 0 to 1000000"),
+    "angle": (lambda x: 0 <= x <= 180, "from 0 to 180"),
     "momentum": (lambda x: 0 <= x < 1, "from 0 to below 1"),
     "burn_in": (lambda n: 0 <= n <= 10**9, "from 0 to 1000000000"),
     "bn_momentum": (lambda x: 0 < x <= 1, "above 0 and at most 1"),
@@ -75,9 +77,17 @@ class LoopConfig:
     resume: Path | None = option("go on with this run (its folder or last.safetensors)", default=None)
 
     #: flags that may change when a run is resumed; everything else goes on as it was begun
-    RESUMABLE = ("resume", "data", "epochs", "device", "workers", "cache", "save_every")
+    RESUMABLE: ClassVar[tuple[str, ...]] = (
+        "resume",
+        "data",
+        "epochs",
+        "device",
+        "workers",
+        "cache",
+        "save_every",
+    )
     #: fields that hold a path, for `from_plain`
-    PATHS = ("data", "weights", "cfg", "resume", "project")
+    PATHS: ClassVar[tuple[str, ...]] = ("data", "weights", "cfg", "resume", "project", "evaluate")
 
     def __post_init__(self):
         for name, (fits, words) in LIMITS.items():
