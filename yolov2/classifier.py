@@ -41,8 +41,12 @@ class Classifier(Model):
             On a tree, as in Darknet, the absolute ones of the leaves (the product of the conditional ones
             from a leaf up to its root), and 0 for inner nodes.
         """
-        outputs = self.network.eval()(self._input(pictures, input_size(self.imgsz)))
-        return self._probabilities(outputs).cpu().numpy()
+        return self.probabilities(self._input(pictures, input_size(self.imgsz))).cpu().numpy()
+
+    @torch.inference_mode()
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Class probabilities (B, C), float32, of the network's input (B, 3, height, width) in [0, 1]."""
+        return self._probabilities(self.network.eval()(images))
 
     def _probabilities(self, outputs: Tensor) -> Tensor:
         head, flat = self.network.head, outputs.flatten(1).float()

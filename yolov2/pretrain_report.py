@@ -1,0 +1,92 @@
+"""What `yolov2.pretrain` says before its first step, and what it shows when it is finished."""
+
+import shlex
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from yolov2.classifier import Classifier
+from yolov2.crops import centre_example
+from yolov2.data.crops_loader import Labelled
+from yolov2.draw import sheet
+from yolov2.errors import shortened
+from yolov2.presets import PRESETS
+from yolov2.pretrain_config import PretrainConfig
+from yolov2.summary import summary, total_flops
+from yolov2.topk import TopK
+
+RIGHT, WRONG = (38, 166, 91), (230, 57, 70)
+TILES = 12  # of each half of the sheet
+
+
+def plan_lines(
+    config: PretrainConfig, classifier: Classifier, train_set: Labelled, val_set: Labelled
+) -> list[str]:
+    """What is trained, and on what."""
+    assert config.imgsz
+    rows = summary(classifier.network.layers, (3, config.imgsz, config.imgsz))
+    counts = np.bincount(train_set.labels, minlength=len(train_set.names))
+    cut = " cut out" if config.crops or config.data is None else ""
+    names = [f"{name} {count}" for name, count in zip(train_set.names, counts, strict=True)]
+    return [
+        f"model     {config.model}: {sum(r.learnable for r in rows) / 1e6:.2f} M parameters, "
+        f"{total_flops(rows) / 1e9:.3f} BFLOP a picture at {config.imgsz}x{config.imgsz}",
+        f"data      {len(train_set)} train pictures{cut}, {len(val_set)} val pictures; {len(names)} classes: "
+        f"{shortened(names, 20)}",
+    ]
+
+
+def report(folder: Path, classifier: Classifier, val_set: Labelled, top: TopK) -> None:
+    """What is left of a run: the best checkpoint's table, a sheet, and the next command to type."""
+    weights = folder / "best.safetensors"
+    print(f"\nbest checkpoint: {top}")
+    print(top.table())
+    top.save(folder / "classes.csv")
+    files = ["last.safetensors", "results.csv", "classes.csv"]
+    if len(top.labels):
+        val_sheet(top, val_set).save(folder / "val_sheet.png")
+        files.append("val_sheet.png")
+    others = sorted(path.name for path in folder.glob("best_*.safetensors"))
+    print(f"\n{weights}\nalso there: {', '.join([*files, *others])}")
+    print(f"next: {next_command(classifier, weights)}")
+
+
+def next_command(classifier: Classifier, weights: Path) -> str:
+    """The command that trains a detector from the classifier, or one that measures it again."""
+    config = classifier.config
+    data = ["--data", config["data"] if config.get("crops") else "DATA"] if config.get("data") else []
+    trunk = classifier.network.layers[:-3]  # without its own convolution, average pool and softmax
+    for name, preset in PRESETS.items():
+        if preset.build()[: len(trunk)] == trunk:
+            return shlex.join(
+                ["python", "-m", "yolov2.train", "--model", name, "--weights", str(weights), *data]
+            )
+    return shlex.join(["python", "-m", "yolov2.pretrain", "--evaluate", str(weights)])
+
+
+def val_sheet(top: TopK, dataset: Labelled, side: int = 160) -> Image.Image:
+    """Val pictures as they were measured, each with its class and, if that is wrong, what it was taken for.
+
+    The upper half is a sample, the lower the mistakes that the classifier was most sure of.
+
+    Parameters
+    ----------
+    top : TopK
+        Of `dataset`, at least one picture.
+    dataset : Labelled
+        The pictures.
+    side : int
+        Of a tile, in pixels.
+    """
+    sample = np.linspace(0, len(top.labels) - 1, min(TILES, len(top.labels))).round().astype(int)
+    wrong = np.flatnonzero(~top.right())
+    surest = wrong[np.argsort(-top.probability[wrong], kind="stable")][:TILES]
+    tiles, captions = [], []
+    for i in [*sample.tolist(), *surest.tolist()]:
+        crop = Image.fromarray(centre_example(np.asarray(dataset.picture(int(top.indices[i]))), top.imgsz))
+        label, found = top.labels[i], top.ranked[i, 0]
+        tiles.append(ImageOps.expand(crop.resize((side, side)), 4, RIGHT if label == found else WRONG))
+        said = top.names[label] if label == found else f"{top.names[label]}: {top.names[found]}"
+        captions.append(f"{said} {top.probability[i]:.2f}")
+    return sheet(tiles, 6, captions, side + 8)
