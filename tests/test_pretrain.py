@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +31,9 @@ from yolov2.classifier import Classifier
 from yolov2.data.crops_loader import Kept, label_batches
 from yolov2.errors import Complaints, UserError
 from yolov2.pretrain import ClassificationTask, main
-from yolov2.pretrain_config import PretrainConfig, find_classifier
+from yolov2.pretrain_config import PRETRAIN_LIMITS, PretrainConfig, find_classifier
 from yolov2.topk import TopK, merge, rank_classes, top_k
+from yolov2.training.config import LIMITS
 
 CPU = torch.device("cpu")
 COLOURS = {"blue": (40, 60, 220), "green": (40, 200, 60), "red": (220, 50, 40)}
@@ -431,6 +433,10 @@ class TestFlags:
     )
     def test_refused(self, capsys, flags, names, tmp_path):
         assert_refused(capsys, main, *flags, "--project", tmp_path, names=names)
+
+    def test_every_number_has_a_limit(self):
+        numbers = {f.name for f in fields(PretrainConfig) if re.search("int|float", str(f.type))}
+        assert numbers <= {*LIMITS, *PRETRAIN_LIMITS}
 
     def test_one_class_is_none(self, capsys, tmp_path):
         (tmp_path / "data").mkdir()

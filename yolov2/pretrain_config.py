@@ -14,9 +14,16 @@ from yolov2.cli import option
 from yolov2.crops import CropAugment
 from yolov2.errors import UserError
 from yolov2.presets import CLASSIFIERS, Classes, ClassifierRecipe
-from yolov2.training.config import LoopConfig, default_workers
+from yolov2.training.config import FACTOR, LIMITS, Limit, LoopConfig, default_workers
 
-SIDE = 32, 4096  # limits of an input's side in pixels
+SIDE: Limit = (lambda n: 32 <= n <= 4096, "from 32 to 4096")
+PRETRAIN_LIMITS: dict[str, Limit] = {
+    **dict.fromkeys(("imgsz", "finetune_imgsz"), SIDE),
+    "finetune_epochs": (lambda n: 0 <= n <= 10**6, "from 0 to 1000000"),
+    "finetune_lr": LIMITS["lr"],
+    "angle": (lambda x: 0 <= x <= 180, "from 0 to 180"),
+    "aspect": FACTOR,
+}
 FINETUNE_ZOOM = 448 / 448, 512 / 448  # min_crop and max_crop of darknet19_448.cfg
 CPU_PIXELS = 1 << 19  # of the pictures that a CPU takes at a time: 32 of 128x128, 10 of 224x224
 
@@ -103,16 +110,13 @@ class PretrainConfig(LoopConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        self.check(PRETRAIN_LIMITS)
         if self.model not in CLASSIFIERS and not self.model.endswith(".cfg"):
             raise ValueError(f"--model {self.model}: choose one of {', '.join(CLASSIFIERS)}, or a .cfg file")
         if self.cfg is not None and self.weights is None and self.evaluate is None:
             raise ValueError("--cfg: is of --weights; the network to train is --model")
         if self.cache == "device":
             raise ValueError("--cache device: is for detectors; choose none or memory")
-        for flag in ("imgsz", "finetune_imgsz"):
-            side = getattr(self, flag)
-            if side is not None and not SIDE[0] <= side <= SIDE[1]:
-                raise ValueError(f"--{flag.replace('_', '-')} {side}: must be from {SIDE[0]} to {SIDE[1]}")
         if self.zoom is not None and (len(self.zoom) != 2 or self.zoom[0] > self.zoom[1]):
             raise ValueError("--zoom: needs two numbers, the smaller one first")
 
@@ -133,7 +137,7 @@ class PretrainConfig(LoopConfig):
             "nominal_batch": nominal,
             "lr": lr,
             "zoom": recipe.zoom,
-            "finetune_imgsz": min(2 * imgsz, SIDE[1]),
+            "finetune_imgsz": min(2 * imgsz, 4096),
             "finetune_epochs": -(-epochs // 16),  # 10 for 160 (paper 2, sec. 3)
             "finetune_lr": lr / 100,
             "workers": default_workers(device),

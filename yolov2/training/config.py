@@ -19,11 +19,9 @@ FACTOR: Limit = (lambda x: 0.1 <= x <= 10, "from 0.1 to 10")
 LIMITS: dict[str, Limit] = {
     **dict.fromkeys(("epochs", "batch", "nominal_batch", "eval_every"), COUNT),
     **dict.fromkeys(("hue", "flip"), FRACTION),
-    **dict.fromkeys(("saturation", "exposure", "aspect"), FACTOR),
+    **dict.fromkeys(("saturation", "exposure"), FACTOR),
     "decay": (lambda x: 0 <= x <= 10, "from 0 to 10"),
-    **dict.fromkeys(("lr", "finetune_lr"), (lambda x: 0 < x < 10, "between 0 and 10")),
-    "finetune_epochs": (lambda n: 0 <= n <= 10**6, "from 0 to 1000000"),
-    "angle": (lambda x: 0 <= x <= 180, "from 0 to 180"),
+    "lr": (lambda x: 0 < x < 10, "between 0 and 10"),
     "momentum": (lambda x: 0 <= x < 1, "from 0 to below 1"),
     "burn_in": (lambda n: 0 <= n <= 10**9, "from 0 to 1000000000"),
     "bn_momentum": (lambda x: 0 < x <= 1, "above 0 and at most 1"),
@@ -90,14 +88,24 @@ class LoopConfig:
     PATHS: ClassVar[tuple[str, ...]] = ("data", "weights", "cfg", "resume", "project", "evaluate")
 
     def __post_init__(self):
-        for name, (fits, words) in LIMITS.items():
+        self.check(LIMITS)
+        for name, kind in (("precision", Precision), ("cache", Cache)):
+            if getattr(self, name) not in get_args(kind):
+                raise ValueError(f"--{name} {getattr(self, name)}: choose one of {', '.join(get_args(kind))}")
+
+    def check(self, limits: dict[str, Limit]) -> None:
+        """Complain about numbers without a meaning.
+
+        Raises
+        ------
+        ValueError
+            With the name of the flag.
+        """
+        for name, (fits, words) in limits.items():
             value = getattr(self, name, None)
             for number in value if isinstance(value, tuple) else (value,):
                 if number is not None and not fits(number):
                     raise ValueError(f"--{name.replace('_', '-')} {number}: must be {words}")
-        for name, kind in (("precision", Precision), ("cache", Cache)):
-            if getattr(self, name) not in get_args(kind):
-                raise ValueError(f"--{name} {getattr(self, name)}: choose one of {', '.join(get_args(kind))}")
 
     def changed(self) -> list[str]:
         """Flags that --resume would leave without effect, as they are typed."""
