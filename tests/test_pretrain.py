@@ -435,7 +435,7 @@ class TestFlags:
         assert_refused(capsys, main, *flags, "--project", tmp_path, names=names)
 
     def test_every_number_has_a_limit(self):
-        numbers = {f.name for f in fields(PretrainConfig) if re.search("int|float", str(f.type))}
+        numbers = {f.name for f in fields(PretrainConfig) if re.search(r"\b(int|float)\b", str(f.type))}
         assert numbers <= {*LIMITS, *PRETRAIN_LIMITS}
 
     def test_one_class_is_none(self, capsys, tmp_path):
