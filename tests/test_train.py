@@ -342,7 +342,7 @@ class TestBrokenFiles:
     def test_bad_box(self, data, tmp_path, capsys, box, kind):
         (data / "train" / "train0.xml").write_text(annotation([("red", box), ("blue", (1, 1, 40, 40))]))
         assert self.run(data, tmp_path) == 0
-        assert f"warning: {kind}: 1 (" in (err := capsys.readouterr().err) and "train0.xml (red)" in err
+        assert f"warning: {kind}: 1 (" in (err := capsys.readouterr().err) and "train0.xml:1 (red)" in err
 
     def test_picture_without_objects(self, data, tmp_path):
         for i in range(3):

@@ -377,7 +377,7 @@ def test_nothing_but_background_is_an_error(voc):
 def test_unknown_split_and_unknown_class_name_what_there_is(voc):
     with pytest.raises(UserError, match=r"no split 'test', there is train, val"):
         read_voc(voc, "test")
-    with pytest.raises(UserError, match=r"b\.xml: class 'dog'"):
+    with pytest.raises(UserError, match=r"b\.xml:1: class 'dog'"):
         read_voc(voc, "val", names=["cat"])
 
 

@@ -15,7 +15,6 @@ picture belongs to the class whose label is a part of its path (SPEC 18).
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -29,23 +28,6 @@ from yolov2.data.sources import open_dataset
 from yolov2.errors import Complaints, UserError
 
 DETECTION = {"jpegimages", "annotations", "imagesets", "images", "labels"}  # no names of classes
-
-
-class Classified(Protocol):
-    """Pictures with one class each; what `open_classification` returns."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The classes, in order."""
-
-    @property
-    def labels(self) -> np.ndarray:
-        """int64 (N,), the class of every picture."""
-
-    def __len__(self) -> int: ...
-
-    def picture(self, index: int) -> Image.Image:
-        """The RGB picture, upright. Raises `UserError` if its file is broken."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +141,7 @@ def open_classification(
     names: tuple[str, ...] | None = None,
     complaints: Complaints | None = None,
     crops: bool = False,
-) -> Classified:
+) -> ClassificationSet | ObjectCrops:
     """Open one split of a set of pictures with one class each.
 
     Parameters
@@ -183,7 +165,7 @@ def open_classification(
         If there is no such data or split, or it has other classes.
     """
     collected = Complaints() if complaints is None else complaints
-    result: Classified
+    result: ClassificationSet | ObjectCrops
     if crops or data is None:
         result = object_crops(open_dataset(data, split, names, collected))
     elif data.suffix == ".data":

@@ -22,10 +22,78 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from yolov2.data.files import LIST_BYTES, YAML_BYTES, checked_names, is_regular, read_lines, shown
+from yolov2.data.dataset import Dataset
+from yolov2.data.files import (
+    LIST_BYTES,
+    YAML_BYTES,
+    checked_names,
+    entries,
+    is_folder,
+    is_regular,
+    read_lines,
+    shown,
+)
+from yolov2.data.labels import read_labelled
 from yolov2.errors import Complaints, UserError
 
 SPLIT_KEYS = {"train": "train", "val": "valid", "test": "test"}
+
+
+def darknet_splits(data: Path) -> tuple[str, ...]:
+    """Names of the splits, e.g. ("train", "val"). Raises `UserError` as `read_darknet`."""
+    options = read_options(data_file(data))
+    return tuple(split for split, key in SPLIT_KEYS.items() if options.get(key))
+
+
+def read_darknet(data: Path, split: str, complaints: Complaints) -> Dataset:
+    """Read one split of a detection set.
+
+    Parameters
+    ----------
+    data : Path
+        A .data file, or a folder with one in it.
+    split : str
+        "train", "val" or "test".
+    complaints : Complaints
+        Where problems are counted.
+
+    Raises
+    ------
+    UserError
+        If a file that it takes, the split or every single picture is unusable.
+    """
+    path = data_file(data)
+    options = read_options(path)
+    if not options.get(key := SPLIT_KEYS.get(split, split)):
+        raise UserError(f"{shown(path)}: no split {shown(split)!r}, that is no line {shown(key)} = LIST")
+    names = read_name_list(option_file(path, options, "names"))
+    classes = options.get("classes", "")
+    if classes and classes != str(len(names)):
+        raise UserError(f"{shown(path)}: classes = {shown(classes)}, but there are {len(names)} names")
+    pictures = read_list(option_file(path, options, key), roots_of(path), complaints)
+    return read_labelled(list(pictures), names, path, split, complaints)
+
+
+def data_files(folder: Path) -> list[Path]:
+    """The .data files in a folder."""
+    return [Path(e.path) for e in entries(folder) if e.name.lower().endswith(".data") and e.is_file()]
+
+
+def data_file(data: Path) -> Path:
+    """`data`, or the only .data file in that folder.
+
+    Raises
+    ------
+    UserError
+        If there is none, or are several.
+    """
+    if not is_folder(data):
+        return data
+    found = data_files(data)
+    if len(found) != 1:
+        what = f"several .data files, name one: {', '.join(map(shown, found))}" if found else "no .data file"
+        raise UserError(f"{shown(data)}: {what}")
+    return found[0]
 
 
 def read_options(path: Path) -> dict[str, str]:

@@ -140,6 +140,11 @@ def pictures_in(folder: Path, deep: bool = False) -> list[Path]:
     return sorted(path for path in found if path.suffix.lower() in PICTURES)
 
 
+def is_name(text: str) -> bool:
+    """Whether a text can be the name of a class: one line that a terminal can print."""
+    return 0 < len(text) <= 200 and text.isprintable()
+
+
 def checked_names(names: Iterable[object], path: Path) -> tuple[str, ...]:
     """The class names that `path` gives, without spaces around them.
 
@@ -151,7 +156,7 @@ def checked_names(names: Iterable[object], path: Path) -> tuple[str, ...]:
     checked = []
     for number, name in enumerate(names):
         text = name.strip() if isinstance(name, str) else ""
-        if not text or not text.isprintable() or len(text) > 200:
+        if not is_name(text):
             raise UserError(f"{shown(path)}: the name of class {number} is not one line of text")
         checked.append(text)
     if not checked:

@@ -17,32 +17,41 @@ trainval.txt), that one is for training: what val and test leave of it, or witho
 
 An .xml belongs to the picture with the same stem, whatever its <filename> says, and the picture's own size
 counts, whatever its <size> says. Boxes refer to the upright picture, turned as its EXIF orientation says.
-What cannot be used is counted as a complaint and left out.
+What cannot be used is counted as a complaint and left out; files are opened as `yolov2.data.files` says.
 
 Coordinates: official Pascal VOC pixels count from 1, and Darknet's labels subtract that 1 from the centre
 (SPEC 15). Annotations that name a "VOC" <database>, or name none inside a folder called VOC20xx, are read so;
 all others, drawn with today's tools, count from 0 and are taken as they are.
 """
 
-import math
-import os
 import re
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from xml.etree import ElementTree
 
-import numpy as np
 from tqdm import tqdm
 
-from yolov2.data.dataset import BROKEN, Dataset, Item, upright_size
-from yolov2.errors import Complaints, UserError, shortened
+from yolov2.data.boxes import Boxes, Corners
+from yolov2.data.classes import ClassIndex
+from yolov2.data.dataset import Dataset, Item
+from yolov2.data.files import (
+    LIST_BYTES,
+    PICTURES,
+    SPLITS,
+    child,
+    entries,
+    is_folder,
+    picture_size,
+    read_lines,
+    shown,
+    split_name,
+    subfolders,
+)
+from yolov2.data.voc_xml import XmlError, read_xml
+from yolov2.errors import Complaints, UserError
 
-PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
-SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
-SPLITS |= {"test": "test", "testing": "test", "trainval": "trainval"}
 VOC_FOLDER = re.compile(r"VOC20\d\d", re.IGNORECASE)
 
 
@@ -55,16 +64,6 @@ class _Source:
     annotation: Path | None
     folder: Path
     others: tuple[Path, ...] = ()  # pictures of the same stem with other suffixes
-
-
-@dataclass(frozen=True)
-class _Annotation:
-    """The content of one .xml: per object its name, difficult flag and (xmin, ymin, xmax, ymax) in pixels."""
-
-    objects: list[tuple[str, bool, tuple[float, ...]]]
-    width: int
-    height: int
-    database: str
 
 
 def splits_available(folder: str | Path) -> tuple[str, ...]:
@@ -111,13 +110,13 @@ def read_voc(
     folder = Path(folder)
     collected = Complaints() if complaints is None else complaints
     splits = _sources(folder, collected.note)
-    split = _split_name(split)
+    split = split_name(split)
     if split not in splits:
         raise UserError(f"{folder}: no split {split!r}, there is {', '.join(splits)}")
     if names is None:
         names = _discover(source for sources in splits.values() for source in sources)
     names = tuple(names)
-    index = {name: i for i, name in enumerate(names)}
+    index = ClassIndex(names, collected.note)
     sources = _once(splits[split], collected)
     if split in ("val", "test"):
         train = set(splits.get("train", ()))
@@ -136,6 +135,11 @@ def read_voc(
     return Dataset(names, items)
 
 
+def holds_voc(folder: Path) -> bool:
+    """Whether a folder is one of Pascal VOC's, or has some in it."""
+    return bool(_roots(folder))
+
+
 def _once(sources: Iterable[_Source], complaints: Complaints) -> list[_Source]:
     """The sources without repetitions, each a complaint."""
     seen: dict[_Source, None] = {}
@@ -148,14 +152,9 @@ def _once(sources: Iterable[_Source], complaints: Complaints) -> list[_Source]:
 
 def _sources(folder: Path, note: Callable[[str], None]) -> dict[str, list[_Source]]:
     """All splits of the folder; official years lying side by side (VOC2007, VOC2012) are joined."""
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise UserError(f"{folder}: no such folder; unpack the data set there or correct --data")
-    candidates = [folder]
-    for _ in range(3):  # the folder, its sub-folders, theirs: VOCdevkit/VOC2012 and one around it
-        roots = [root for root in candidates if _is_root(root)]
-        if roots:
-            break
-        candidates = [Path(entry.path) for c in candidates for entry in _entries(c) if entry.is_dir()]
+    roots = _roots(folder)
     if not roots:
         raise UserError(
             f"{folder}: not a Pascal VOC data set; it needs JPEGImages/ and Annotations/ with .xml files, "
@@ -170,21 +169,32 @@ def _sources(folder: Path, note: Callable[[str], None]) -> dict[str, list[_Sourc
     return joined
 
 
+def _roots(folder: Path) -> list[Path]:
+    """The folder itself, or of its sub-folders or of theirs those that are data sets: VOCdevkit/VOC2012."""
+    candidates = [folder]
+    for _ in range(3):
+        roots = [root for root in candidates if _is_root(root)]
+        if roots:
+            return roots
+        candidates = [inside for candidate in candidates for inside in subfolders(candidate)]
+    return []
+
+
 def _is_root(folder: Path) -> bool:
     """Whether annotations lie in the folder, in its Annotations or in a sub-folder named after a split."""
-    inside = [Path(e.path) for e in _entries(folder) if e.is_dir() and e.name.lower() in SPLITS]
-    places = [_child(part, "Annotations") or part for part in (folder, *inside)]
-    return any(entry.name.lower().endswith(".xml") for place in places for entry in _entries(place))
+    inside = [Path(e.path) for e in entries(folder) if e.is_dir() and e.name.lower() in SPLITS]
+    places = [child(part, "Annotations") or part for part in (folder, *inside)]
+    return any(entry.name.lower().endswith(".xml") for place in places for entry in entries(place))
 
 
 def _read_root(root: Path, note: Callable[[str], None]) -> dict[str, list[_Source]]:
     everything = _pairs(root)
-    lists = _child(root, "ImageSets")
-    lists = lists and (_child(lists, "Main") or lists)
+    lists = child(root, "ImageSets")
+    lists = lists and (child(lists, "Main") or lists)
     found = _read_lists(lists, {source.id: source for source in everything}, root) if lists else {}
     if not found:
-        inside = [Path(e.path) for e in _entries(root) if e.is_dir() and e.name.lower() in SPLITS]
-        found = {_split_name(part.name): _pairs(part) for part in inside}
+        inside = [Path(e.path) for e in entries(root) if e.is_dir() and e.name.lower() in SPLITS]
+        found = {split_name(part.name): _pairs(part) for part in inside}
     if not found:
         return _by_name(everything, f"{root}: no ImageSets/Main and no train/ and val/ folders", note)
     others = [split for split in found if split not in ("val", "test")]
@@ -215,9 +225,9 @@ def _read_lists(folder: Path, known: dict[str, _Source], root: Path) -> dict[str
     for stem, (path, *_) in lists.items():
         if "_" in stem and stem.rpartition("_")[2] in lists:
             continue
-        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+        lines = read_lines(path, LIST_BYTES)
         ids = [_listed(line.strip(), known) for line in lines if line.strip()]
-        splits[_split_name(stem)] = [known.get(id, _Source(id, None, None, root)) for id in ids]
+        splits[split_name(stem)] = [known.get(id, _Source(id, None, None, root)) for id in ids]
     return splits
 
 
@@ -231,8 +241,8 @@ def _listed(line: str, known: Container[str]) -> str:
 
 def _pairs(folder: Path) -> list[_Source]:
     """The pictures and annotations of a folder, paired by stem and sorted."""
-    pictures = _files(_child(folder, "JPEGImages") or _child(folder, "images") or folder, PICTURES)
-    annotations = _files(_child(folder, "Annotations") or folder, {".xml"})
+    pictures = _files(child(folder, "JPEGImages") or child(folder, "images") or folder, PICTURES)
+    annotations = _files(child(folder, "Annotations") or folder, {".xml"})
     found = []
     for stem in sorted(pictures.keys() | annotations.keys()):
         same, xml = pictures.get(stem, []), annotations.get(stem, [])
@@ -248,134 +258,59 @@ def _discover(sources: Iterable[_Source]) -> list[str]:
     for source in sources:
         try:
             if source.annotation and source.picture:
-                found |= {name for name, _, _ in _parse(source.annotation).objects if name}
-        except (ElementTree.ParseError, LookupError, OSError, ValueError):
+                found |= {thing.name for thing in read_xml(source.annotation).objects if thing.name}
+        except (XmlError, UserError):
             continue  # counted when the item is read
     return sorted(found)
 
 
-def _item(source: _Source, index: dict[str, int], complaints: Complaints) -> Item | None:
+def _item(source: _Source, index: ClassIndex, complaints: Complaints) -> Item | None:
     """The item of a source, or None (and a complaint) if it cannot be used."""
     for other in source.others:
-        complaints.add("pictures beside one of the same name left out", other)
+        complaints.add("pictures beside one of the same name left out", shown(other))
     if source.picture is None:
         what = "annotations without a picture" if source.annotation else "listed names without files"
-        complaints.add(f"{what} left out", source.annotation or source.id)
+        complaints.add(f"{what} left out", shown(source.annotation or source.id))
         return None
     if source.annotation is None:
-        complaints.add("pictures without an .xml left out", source.picture)
+        complaints.add("pictures without an .xml left out", shown(source.picture))
         return None
     try:
-        annotation = _parse(source.annotation)
-    except (ElementTree.ParseError, LookupError, OSError, ValueError) as error:
-        complaints.add("annotations of invalid XML left out", f"{source.annotation} ({error})")
+        annotation = read_xml(source.annotation)
+    except XmlError as error:
+        complaints.add("annotations of invalid XML left out", f"{shown(source.annotation)} ({error})")
         return None
-    try:
-        width, height = upright_size(source.picture)
-    except BROKEN:
-        complaints.add("unreadable pictures left out", source.picture)
+    except UserError as error:  # which names the file
+        complaints.add("unreadable annotations left out", error)
         return None
-    if annotation.width > 0 and (annotation.width, annotation.height) != (width, height):
-        complaints.add("wrong <size> replaced by the picture's own", source.annotation)
+    size = picture_size(source.picture)
+    if size is None:
+        complaints.add("unreadable pictures left out", shown(source.picture))
+        return None
+    if annotation.width > 0 and (annotation.width, annotation.height) != size:
+        complaints.add("wrong <size> replaced by the picture's own", shown(source.annotation))
 
     official = "VOC" in annotation.database
     if not annotation.database:
         official = any(VOC_FOLDER.fullmatch(part) for part in source.folder.parts)
-    rows = []
-    for name, difficult, corners in annotation.objects:
-        if not name:
-            complaints.add("objects without a <name> dropped", source.annotation)
+    boxes = Boxes(*size, complaints)
+    for found in annotation.objects:
+        where = f"{shown(source.annotation)}:{found.line}"
+        if not found.name:
+            complaints.add("objects without a <name> dropped", where)
             continue
-        if name not in index:
-            raise UserError(
-                f"{source.annotation}: class {name!r} is not among the {len(index)} known ones "
-                f"({shortened(list(index))}); correct the <name> or add the class"
-            )
-        box = _box(corners, width, height, float(official), f"{source.annotation} ({name})", complaints)
-        if box:
-            rows.append((box, index[name], difficult))
-    boxes, classes, flags = zip(*rows, strict=True) if rows else ((), (), ())
-    return Item(
-        id=source.id,
-        width=width,
-        height=height,
-        boxes=np.array(boxes, np.float32).reshape(-1, 4),
-        classes=np.array(classes, np.int64),
-        difficult=np.array(flags, bool),
-        path=source.picture,
-    )
-
-
-def _parse(path: Path) -> _Annotation:
-    """Read one .xml; coordinates that are missing or no numbers become NaN."""
-    root = ElementTree.parse(path).getroot()
-
-    def number(node: ElementTree.Element, tag: str) -> float:
-        try:
-            return float(node.findtext(tag, ""))
-        except ValueError:
-            return math.nan
-
-    corners = [f"bndbox/{side}" for side in ("xmin", "ymin", "xmax", "ymax")]
-    objects = [
-        (
-            node.findtext("name", "").strip(),
-            node.findtext("difficult", "0").strip().lower() in ("1", "true"),
-            tuple(number(node, corner) for corner in corners),
-        )
-        for node in root.findall("object")
-    ]
-    size = [number(root, f"size/{side}") for side in ("width", "height")]
-    width, height = (int(n) if math.isfinite(n) else 0 for n in size)
-    return _Annotation(objects, width, height, root.findtext("source/database", "").strip())
-
-
-def _box(
-    corners: tuple[float, ...], width: int, height: int, origin: float, name: str, complaints: Complaints
-) -> tuple[float, float, float, float] | None:
-    """Corners in pixels, counted from `origin`, as cxcywh fractions clipped to the picture; None if empty."""
-    if not all(map(math.isfinite, corners)):
-        complaints.add("boxes without four numbers dropped", name)
-        return None
-    xmin, ymin, xmax, ymax = (c - origin for c in corners)
-    if xmin > xmax or ymin > ymax:
-        complaints.add("boxes with min and max swapped turned round", name)
-        xmin, xmax, ymin, ymax = *sorted((xmin, xmax)), *sorted((ymin, ymax))
-    if xmin < -1 or ymin < -1 or xmax > width + 1 or ymax > height + 1:  # a pixel of rounding is no mistake
-        complaints.add("boxes reaching outside clipped to the picture", name)
-    xmin, xmax = max(0.0, xmin), min(float(width), xmax)
-    ymin, ymax = max(0.0, ymin), min(float(height), ymax)
-    if xmax <= xmin or ymax <= ymin:
-        complaints.add("empty boxes dropped", name)
-        return None
-    return (
-        (xmin + xmax) / 2 / width,
-        (ymin + ymax) / 2 / height,
-        (xmax - xmin) / width,
-        (ymax - ymin) / height,
-    )
-
-
-def _split_name(name: str) -> str:
-    return SPLITS.get(name.lower(), name)
-
-
-def _entries(folder: Path) -> list[os.DirEntry]:
-    with os.scandir(folder) as entries:
-        return sorted((e for e in entries if not e.name.startswith(".")), key=lambda entry: entry.name)
-
-
-def _child(folder: Path, name: str) -> Path | None:
-    """The sub-folder of that name, in any mixture of cases."""
-    return next(
-        (Path(e.path) for e in _entries(folder) if e.is_dir() and e.name.lower() == name.lower()), None
-    )
+        number = index.number(found.name, where)
+        corners: Corners = found.corners
+        if official:
+            corners = corners[0] - 1, corners[1] - 1, corners[2] - 1, corners[3] - 1
+        boxes.add(corners, number, found.difficult, f"{where} ({shown(found.name)})")
+    return boxes.item(source.id, source.picture)
 
 
 def _files(folder: Path, suffixes: set[str]) -> dict[str, list[Path]]:
     """Files of the folder with one of the suffixes, in any case, by stem; sorted."""
     found = defaultdict(list)
-    for path in (Path(entry.path) for entry in _entries(folder) if entry.is_file()):
+    for path in (Path(entry.path) for entry in entries(folder) if entry.is_file()):
         if path.suffix.lower() in suffixes:
             found[path.stem].append(path)
     return found
