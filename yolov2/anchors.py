@@ -1,4 +1,4 @@
-"""Find the anchors of a data set: ``python -m yolov2.anchors --data VOC --k 5``.
+"""Find the anchors of a data set: ``python -m yolov2.anchors --data FOLDER --k 5``.
 
 A box is measured in cells of the output grid, after its picture was brought to the size of the network's
 input: ``letterbox`` scales width and height by the same factor, ``stretch`` each by its own.
@@ -17,7 +17,7 @@ from reference.kmeans import iou_kmeans, recall_at, sse_kmeans
 from yolov2 import plots
 from yolov2.cli import option, parse, run
 from yolov2.data.dataset import Dataset
-from yolov2.data.voc import read_voc
+from yolov2.data.sources import Format, read_split
 from yolov2.errors import UserError
 
 METHODS = {"iou": iou_kmeans, "sse": sse_kmeans}
@@ -28,7 +28,8 @@ NPZ_SPLITS = {"train": (0,), "val": (1,), "test": (2,), "trainval": (0, 1)}
 class AnchorsConfig:
     """Flags of ``python -m yolov2.anchors``."""
 
-    data: Path = option("folder in Pascal VOC layout, or an .npz of boxes (see read_boxes)")
+    data: Path = option("data set of any format, or an .npz of boxes (see read_boxes)")
+    format: Format | None = option("of --data; by default what its files show", default=None)
     split: str = option("pictures to use: train, val, trainval, ...", default="train")
     k: str = option("number of anchors; a range such as 1-9 prints the mean IoU of each", default="5")
     method: Literal["iou", "sse"] = option(
@@ -84,17 +85,19 @@ def box_cells(
     return fractions * sizes / sizes.max(axis=1, keepdims=True) * grid
 
 
-def read_boxes(data: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+def read_boxes(data: Path, split: str, format: Format | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Shapes of all boxes that are not difficult.
 
     Parameters
     ----------
     data : Path
-        A folder in Pascal VOC layout, or an .npz with ``image`` (P, 4): year, split (0 train, 1 val, 2 test),
+        A data set in one of `yolov2.data.sources.Format`; or an .npz with ``image`` (P, 4): year, split (0 train, 1 val, 2 test),
         width, height in pixels; ``box_image`` (N,) the row of `image`; ``box_xyxy`` (N, 4) in pixels;
         ``difficult`` (N,).
     split : str
         Name of the split.
+    format : {"voc", "coco", "yolo", "darknet"}, optional
+        Of a data set; by default what its files show.
 
     Returns
     -------
@@ -111,7 +114,7 @@ def read_boxes(data: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     if data.suffix == ".npz":
         fractions, sizes = _read_npz(data, split)
     else:
-        fractions, sizes = box_shapes(read_voc(data, split))
+        fractions, sizes = box_shapes(read_split(data, split, format=format))
     if not len(fractions):
         raise UserError(f"{data}: no boxes in split {split}")
     return fractions, sizes
@@ -151,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "python -m yolov2.anchors",
         "Find anchors by k-means over the shapes of the boxes.",
     )
-    fractions, sizes = read_boxes(config.data, config.split)
+    fractions, sizes = read_boxes(config.data, config.split, config.format)
     wh = box_cells(fractions, sizes, config.imgsz / config.stride, config.resize)
     print(
         f"{len(wh)} boxes of {config.data.name} ({config.split}), {config.resize} to {config.imgsz} pixels, "

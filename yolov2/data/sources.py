@@ -51,6 +51,22 @@ def splits_of(data: Path, format: Format | None = None) -> tuple[str, ...]:
     return tuple(_READERS[format or detect_format(data)].splits(data))
 
 
+def read_split(
+    data: Path,
+    split: str,
+    names: tuple[str, ...] | None = None,
+    complaints: Complaints | None = None,
+    format: Format | None = None,
+) -> Dataset:
+    """One of a data set's own splits, whole; arguments and errors as for `open_dataset`."""
+    collected = Complaints() if complaints is None else complaints
+    reader = _READERS[_chosen(data, format, collected)]
+    dataset = reader.read(data, split_name(split), names, collected)
+    if complaints is None:
+        collected.report()
+    return dataset
+
+
 def open_dataset(
     data: Path | None,
     split: str,
