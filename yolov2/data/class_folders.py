@@ -124,8 +124,8 @@ def object_crops(dataset: Dataset, margin: float = 0.2, smallest: float = 16) ->
         centre, wh = item.boxes[:, :2] * size, item.boxes[:, 2:] * size
         keep = ~item.difficult & (wh >= smallest).all(axis=1)
         reach = wh * (0.5 + margin)
-        low = np.maximum(0, np.floor(centre - reach))
-        high = np.minimum(size, np.ceil(centre + reach))
+        low = np.maximum(0, np.round(centre - reach))
+        high = np.minimum(size, np.round(centre + reach))
         items += [index] * int(keep.sum())
         corners.append(np.hstack([low, high])[keep])
         labels.append(item.classes[keep])

@@ -76,8 +76,8 @@ def read_bytes(path: Path, most: int) -> bytes:
             raise UserError(f"{shown(path)}: not a regular file")
         if status.st_size > most:
             raise UserError(
-                f"{shown(path)}: {status.st_size / 2**20:.3g} MiB, "
-                f"and no honest file of this kind has more than {most / 2**20:.3g}"
+                f"{shown(path)}: {status.st_size / 2**20:,.1f} MiB, too much for a file of this kind "
+                f"(at most {most / 2**20:g})"
             )
         with path.open("rb") as file:
             return file.read(status.st_size)  # no more, even if it grows: /proc has endless files of 0 bytes

@@ -84,8 +84,8 @@ def read_yolo(data: Path, split: str, complaints: Complaints) -> Dataset:
     keys = _keys(content)
     if split not in keys:
         raise UserError(f"{shown(path)}: no split {split!r}, there is {', '.join(keys) or 'none'}")
-    pictures = _listed(content, keys[split], path, complaints)
-    return read_labelled(pictures, _names(content, path), path, split, complaints)
+    names = _names(content, path)
+    return read_labelled(_listed(content, keys[split], path, complaints), names, path, split, complaints)
 
 
 def _read_folders(data: Path, split: str, complaints: Complaints) -> Dataset:
