@@ -91,9 +91,9 @@ def read_boxes(data: Path, split: str, format: Format | None = None) -> tuple[np
     Parameters
     ----------
     data : Path
-        A data set of any `yolov2.data.sources.Format`, or an .npz with ``image`` (P, 4): year, split (0 train,
-        1 val, 2 test), width, height in pixels; ``box_image`` (N,) the row of `image`; ``box_xyxy`` (N, 4) in
-        pixels; ``difficult`` (N,).
+        A data set of any `yolov2.data.sources.Format`, or an .npz with ``image`` (P, 4): year, split (0
+        train, 1 val, 2 test), width, height in pixels; ``box_image`` (N,) the row of `image`; ``box_xyxy``
+        (N, 4) in pixels; ``difficult`` (N,).
     split : str
         Name of the split.
     format : {"voc", "coco", "yolo", "darknet"}, optional
