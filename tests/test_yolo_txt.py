@@ -287,6 +287,7 @@ def test_lists_are_searched_from_several_folders_and_what_is_wrong_is_counted(tm
         ("train = data/train.txt\nnames = data/a.names\nclasses = 3", "classes = 3, but there are 2 names"),
         ("train = data/a.names\nnames = data/a.names", "no picture that it names is there, e.g. cat"),
         ("train = /dev/zero\nnames = data/a.names", "no such file"),
+        ("train = data/train.txt\nnames = /etc/passwd", "passwd: not called like a list of names"),
     ],
 )
 def test_data_files_that_cannot_work_are_one_line(tmp_path, text, message):
@@ -301,6 +302,18 @@ def test_a_list_reads_nothing_but_pictures(tmp_path):
     (path.parent.parent / "data" / "train.txt").write_text(f"{tmp_path}/secret\n/dev/zero\n")
     with pytest.raises(UserError, match="no usable picture among 1"):
         read_split(path, "train")
+
+
+def test_programs_and_gigabytes_are_no_pictures(yolo):
+    """Pillow would have Ghostscript run the one, and read all of the other."""
+    folder = yolo / "images" / "train"
+    (folder / "a.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
+    Image.new("RGB", (9, 9)).save(folder / "b.jpg", "WEBP")
+    os.truncate(folder / "b.jpg", 5 << 30)
+    add(folder, "c")
+    data = open_dataset(yolo, "train", complaints=(complaints := Complaints()))
+    assert [item.id for item in data.items] == ["c"]
+    assert complaints.counts == {"unreadable pictures left out": 2}
 
 
 def test_several_formats_in_one_folder(yolo, capsys):

@@ -23,7 +23,16 @@ from tqdm import tqdm
 from yolov2.data import darknet
 from yolov2.data.classes import ClassIndex
 from yolov2.data.dataset import BROKEN, Dataset, open_upright
-from yolov2.data.files import SPLITS, checked_names, is_folder, pictures_in, shown, split_name, subfolders
+from yolov2.data.files import (
+    SPLITS,
+    checked_names,
+    is_folder,
+    may_be_picture,
+    pictures_in,
+    shown,
+    split_name,
+    subfolders,
+)
 from yolov2.data.sources import open_dataset
 from yolov2.errors import Complaints, UserError
 
@@ -61,6 +70,8 @@ class ClassificationSet:
         """
         path = self.paths[index]
         try:
+            if not may_be_picture(path):
+                raise OSError("no regular file, too large, or PostScript")
             return open_upright(path)
         except BROKEN as error:
             raise UserError(f"{path}: cannot be read as a picture ({error}); replace or delete it") from error

@@ -15,7 +15,8 @@ one, and those in a list also at the list's.
 
 By custom the paths in lists are absolute, so a list may name any place. From there only files that open as
 pictures are read, and the label files that belong to them; nothing is ever written. The keys `backup` and
-`results`, where Darknet writes, are not read.
+`results`, where Darknet writes, are not read. As names end up in checkpoints, which people publish, a file of
+names has to be called like one, lest a stranger's .data have a private key taken for names.
 """
 
 import os
@@ -36,6 +37,7 @@ from yolov2.data.files import (
 from yolov2.data.labels import read_labelled
 from yolov2.errors import Complaints, UserError
 
+NAME_SUFFIXES = (".names", ".labels", ".list", ".txt")
 SPLIT_KEYS = {"train": "train", "val": "valid", "test": "test"}
 
 
@@ -141,6 +143,8 @@ def option_file(path: Path, options: dict[str, str], key: str) -> Path:
 
 def read_name_list(path: Path) -> tuple[str, ...]:
     """The names of a file, one a line; empty lines at the end do not count. Raises `UserError`."""
+    if path.resolve().suffix.lower() not in NAME_SUFFIXES:
+        raise UserError(f"{shown(path)}: not called like a list of names, {' or '.join(NAME_SUFFIXES)}")
     lines = read_lines(path, YAML_BYTES)
     while lines and not lines[-1].strip():
         lines.pop()

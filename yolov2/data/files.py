@@ -10,9 +10,7 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from PIL import Image
-
-from yolov2.data.dataset import upright_size
+from yolov2.data.pictures import BROKEN, upright_size
 from yolov2.errors import UserError
 
 PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
@@ -23,26 +21,20 @@ LABEL_BYTES = 4 << 20  # the labels of one picture: ten thousand objects with th
 YAML_BYTES = 1 << 18  # ten thousand names
 LIST_BYTES = 1 << 28  # paths of millions of pictures
 JSON_BYTES = 1 << 30  # the largest of COCO's own has 0.45 GB
+PICTURE_BYTES = 1 << 28  # Pillow reads some formats whole before it looks at them
 
-# What Pillow raises on a broken picture beyond `yolov2.data.dataset.BROKEN`
-NO_PICTURE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    LookupError,
-    TypeError,
-    ArithmeticError,
-    Image.DecompressionBombError,
-)
+NO_PICTURE = (*BROKEN, MemoryError)  # of a WebP Pillow reserves the whole canvas before its size can be seen
+POSTSCRIPT = (b"%!PS", b"\xc5\xd0\xd3\xc6")  # programs, which Pillow would have run by Ghostscript
 
 
 def shown(value: object, most: int = 300) -> str:
     """A path or name, shortened, with escapes for the control characters that a terminal would obey."""
-    text = str(value)
-    if len(text) > most:
-        text = f"{text[: most // 2]}...{text[-most // 2 :]}"
-    return text if text.isprintable() else repr(text)[1:-1]
+    text = _shortened(str(value), most)
+    return text if text.isprintable() else _shortened(repr(text)[1:-1], most)
+
+
+def _shortened(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 2 :]}"
 
 
 def is_regular(path: Path) -> bool:
@@ -94,11 +86,19 @@ def read_lines(path: Path, most: int) -> list[str]:
     return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
+def may_be_picture(path: Path) -> bool:
+    """Whether a file may be handed to Pillow: no device, no gigabytes, no program. Raises `OSError`."""
+    if not is_regular(path) or path.stat().st_size > PICTURE_BYTES:
+        return False
+    with path.open("rb") as file:
+        return file.read(4) not in POSTSCRIPT
+
+
 def picture_size(path: Path) -> tuple[int, int] | None:
     """(width, height) in pixels of the upright picture, by its header alone; None if it is no picture."""
-    if not is_regular(path):
-        return None
     try:
+        if not may_be_picture(path):
+            return None
         width, height = upright_size(path)
     except NO_PICTURE:
         return None
@@ -111,12 +111,20 @@ def split_name(name: str) -> str:
 
 
 def entries(folder: Path) -> list[os.DirEntry]:
-    """What lies in a folder, sorted by name, hidden files left out; nothing if it cannot be read."""
+    """Files and folders in a folder, sorted by name, without hidden ones; none if it cannot be read."""
     try:
         with os.scandir(folder) as found:
-            return sorted((e for e in found if not e.name.startswith(".")), key=lambda entry: entry.name)
+            usual = (e for e in found if not e.name.startswith(".") and _is_usual(e))
+            return sorted(usual, key=lambda entry: entry.name)
     except (OSError, ValueError):
         return []
+
+
+def _is_usual(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir() or entry.is_file()
+    except OSError:  # a link to itself
+        return False
 
 
 def child(folder: Path, name: str) -> Path | None:

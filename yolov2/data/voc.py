@@ -126,7 +126,7 @@ def read_voc(
     bar = tqdm(sources, f"reading {split}", unit="img", delay=2, leave=False)
     items = [item for source in bar if (item := _item(source, index, collected)) is not None]
     if not items:
-        what = f"; {collected.summary().splitlines()[0]}" if collected.counts else ""
+        what = f"; {shown(collected.summary().splitlines()[0])}" if collected.counts else ""
         raise UserError(f"{folder}: split {split!r} has no usable picture among {len(splits[split])}{what}")
     if not names:
         raise UserError(f"{folder}: no annotation has an object with a <name>; is this the right folder?")
