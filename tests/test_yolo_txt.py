@@ -12,6 +12,7 @@ from PIL import Image
 
 from tests.golden import DATA
 from yolov2.data.boxes import Boxes
+from yolov2.data.files import unpacked
 from yolov2.data.labels import add_rows, label_paths, unique_ids
 from yolov2.data.sources import detect_format, open_dataset, open_train_val, read_split, splits_of
 from yolov2.data.yolo import read_yaml
@@ -124,7 +125,8 @@ def test_folders_without_a_yaml(tmp_path, pictures, capsys):
     train, val = open_train_val(tmp_path, None, Complaints())
     assert train.names == ("class0", "class1") and (len(train), len(val)) == (2, 1)
     assert "no data.yaml or classes.txt; its 2 classes are called class0 to class1" in capsys.readouterr().err
-    (tmp_path / "classes.txt").write_text("cat\ndog\n\n")
+    (tmp_path / "README.md").touch()
+    (unpacked(tmp_path) / "classes.txt").write_text("cat\ndog\n\n")
     assert open_dataset(tmp_path, "val").names == ("cat", "dog")
 
 

@@ -32,6 +32,7 @@ from yolov2.data.files import (
     shown,
     split_name,
     subfolders,
+    unpacked,
 )
 from yolov2.data.sources import open_dataset
 from yolov2.errors import Complaints, UserError
@@ -220,9 +221,8 @@ def _open_folders(
 
 def _class_folders(data: Path) -> dict[str, dict[str, Path]]:
     """Of every split the folders of its classes by name; a folder of nothing but classes is all "train"."""
+    data = unpacked(data)
     inside = subfolders(data)
-    if len(inside) == 1 and inside[0].name.lower() not in SPLITS and not pictures_in(data):
-        return _class_folders(inside[0])  # what an archive put around the set
     splits = {split_name(f.name): subfolders(f) for f in inside if f.name.lower() in SPLITS}
     parts = {
         split: {folder.name: folder for folder in folders} for split, folders in splits.items() if folders

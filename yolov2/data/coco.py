@@ -68,9 +68,6 @@ def coco_files(data: Path) -> dict[str, Path]:
     if not is_folder(data):
         raise UserError(f"{shown(data)}: no such folder; unpack the data set there or correct --data")
     found = _jsons(data)
-    inside = subfolders(data)
-    if not found and len(inside) == 1:  # what an archive put around the set
-        found = _jsons(inside[0])
     if not found:
         raise UserError(f"{shown(data)}: no annotations/instances_*.json and no train/{ROBOFLOW}")
     if len(found) == 1 and not _split_of(found[0]):
@@ -89,8 +86,7 @@ def coco_files(data: Path) -> dict[str, Path]:
 
 def holds_coco(data: Path) -> bool:
     """Whether a folder has one of the layouts."""
-    inside = subfolders(data)
-    return bool(_jsons(data) or (len(inside) == 1 and _jsons(inside[0])))
+    return bool(_jsons(data))
 
 
 def _jsons(data: Path) -> list[Path]:

@@ -11,7 +11,7 @@
 The grammar is that of SPEC 19: "#" and ";" begin comments, the first of two equal keys counts, and keys of
 other tools (backup, eval, map, ...) have no meaning here. Darknet is run in the folder where its relative
 paths begin; here they may begin at the .data file's folder, at one of the three above it, or at the current
-one, and those in a list also at the list's.
+one, and those in a list also at the list's. A "data/" before them may be missing from the disk (CVAT).
 
 By custom the paths in lists are absolute, so a list may name any place. From there only files that open as
 pictures are read, and the label files that belong to them; nothing is ever written. The keys `backup` and
@@ -20,7 +20,7 @@ names has to be called like one, lest a stranger's .data have a private key take
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from yolov2.data.dataset import Dataset
@@ -184,10 +184,11 @@ def read_list(path: Path, roots: Sequence[Path], complaints: Complaints) -> dict
     return found
 
 
-def find(name: str, roots: Iterable[Path]) -> Path | None:
+def find(name: str, roots: Sequence[Path]) -> Path | None:
     """The regular file that a path means, if it begins at one of `roots` or is absolute; normalised."""
-    for root in roots:
-        path = Path(os.path.normpath(root / name))
-        if is_regular(path):
-            return path
+    for spelled in dict.fromkeys((name, name.removeprefix("data/"))):
+        for root in roots:
+            path = Path(os.path.normpath(root / spelled))
+            if is_regular(path):
+                return path
     return None

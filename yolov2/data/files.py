@@ -17,6 +17,8 @@ PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
 SPLITS |= {"test": "test", "testing": "test", "trainval": "trainval"}
 
+BESIDE = ("readme", "license", "__macosx")  # what may lie in a folder around a data set
+
 LABEL_BYTES = 4 << 20  # the labels of one picture: ten thousand objects with their XML
 YAML_BYTES = 1 << 18  # ten thousand names
 LIST_BYTES = 1 << 28  # paths of millions of pictures
@@ -137,6 +139,16 @@ def child(folder: Path, name: str) -> Path | None:
 def subfolders(folder: Path) -> list[Path]:
     """The folders in a folder, sorted."""
     return [Path(entry.path) for entry in entries(folder) if entry.is_dir()]
+
+
+def unpacked(data: Path) -> Path:
+    """The folder of a data set where an archive put others around it: the only thing in each of them."""
+    for _ in range(3):
+        found = [entry for entry in entries(data) if not entry.name.lower().startswith(BESIDE)]
+        if len(found) != 1 or not found[0].is_dir() or found[0].name.lower() in SPLITS:
+            break
+        data = Path(found[0].path)
+    return data
 
 
 def pictures_in(folder: Path, deep: bool = False) -> list[Path]:

@@ -10,7 +10,7 @@ import numpy as np
 from yolov2.data import coco, darknet, voc, yolo
 from yolov2.data.classes import ClassIndex
 from yolov2.data.dataset import Dataset, Item
-from yolov2.data.files import is_folder, shown, split_name
+from yolov2.data.files import is_folder, shown, split_name, unpacked
 from yolov2.data.shapes import shapes
 from yolov2.errors import Complaints, UserError
 
@@ -165,11 +165,11 @@ def _holds(data: Path, format: Format) -> bool:
         case "voc":
             return voc.holds_voc(data)
         case "coco":
-            return coco.holds_coco(data)
+            return coco.holds_coco(unpacked(data))
         case "yolo":
-            return yolo.holds_yolo(data)
+            return yolo.holds_yolo(unpacked(data))
         case "darknet":
-            return bool(darknet.data_files(data))
+            return bool(darknet.data_files(unpacked(data)))
 
 
 def _chosen(data: Path, format: Format | None, complaints: Complaints) -> Format:
@@ -233,21 +233,23 @@ def renumbered(dataset: Dataset, names: Sequence[str], where: object, complaints
     return Dataset(index.names, [with_numbers(item) for item in dataset.items])
 
 
-def _by_name(read: Callable[[Path, str, Complaints], Dataset]):
-    """A reader that takes the order of the classes from outside."""
+def _reader(
+    splits: Callable[[Path], Sequence[str]], read: Callable[[Path, str, Complaints], Dataset]
+) -> _Reader:
+    """The reader of a format that has an order of its classes: it is replaced by that from outside."""
 
     def read_renumbered(
         data: Path, split: str, names: tuple[str, ...] | None, complaints: Complaints
     ) -> Dataset:
-        dataset = read(data, split, complaints)
+        dataset = read(unpacked(data), split, complaints)
         return dataset if names is None else renumbered(dataset, names, data, complaints)
 
-    return read_renumbered
+    return _Reader(lambda data: splits(unpacked(data)), read_renumbered)
 
 
 _READERS: dict[Format, _Reader] = {
     "voc": _Reader(voc.splits_available, voc.read_voc),
-    "coco": _Reader(coco.coco_splits, _by_name(coco.read_coco)),
-    "yolo": _Reader(yolo.yolo_splits, _by_name(yolo.read_yolo)),
-    "darknet": _Reader(darknet.darknet_splits, _by_name(darknet.read_darknet)),
+    "coco": _reader(coco.coco_splits, coco.read_coco),
+    "yolo": _reader(yolo.yolo_splits, yolo.read_yolo),
+    "darknet": _reader(darknet.darknet_splits, darknet.read_darknet),
 }

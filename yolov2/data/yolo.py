@@ -105,8 +105,7 @@ def holds_yolo(data: Path) -> bool:
     """Whether a folder has one of the layouts, with a yaml or several, or without."""
     if any(_describes(path) for path in _yamls(data)):
         return True
-    inside = subfolders(data)
-    return bool(folders_of_splits(data) or (len(inside) == 1 and folders_of_splits(inside[0])))
+    return bool(folders_of_splits(data))
 
 
 def _yamls(data: Path) -> list[Path]:
@@ -236,9 +235,6 @@ def _folders(data: Path) -> dict[str, list[Path]]:
     if not is_folder(data):
         raise UserError(f"{shown(data)}: no such folder; unpack the data set there or correct --data")
     found = folders_of_splits(data)
-    inside = subfolders(data)
-    if not found and len(inside) == 1:  # what an archive put around the set
-        found = folders_of_splits(inside[0])
     if not found:
         raise UserError(
             f"{shown(data)}: no data.yaml, no images/ with labels/, no train/images, no pictures with .txt"
@@ -273,9 +269,8 @@ def _below(folders: Iterable[Path]) -> list[Path]:
 
 def _name_places(data: Path, folders: dict[str, list[Path]]) -> Iterable[Path]:
     """Where the file with the classes may be: the set's folder, with the pictures, with the labels."""
-    roots = [data, *subfolders(data)[:1]]
-    yield from roots
-    yield from (place for root in roots for name in ("labels", "images") if (place := child(root, name)))
+    yield data
+    yield from (place for name in ("labels", "images") if (place := child(data, name)))
     yield from (place for places in folders.values() for place in places)
 
 
