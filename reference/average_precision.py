@@ -11,9 +11,10 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
-from reference.boxes import box_iou, box_xyxy_to_cxcywh
+from reference.boxes import box_intersection, box_iou_broadcast, box_xyxy_to_cxcywh
 
 Method = Literal["voc11", "voc11_numpy", "voc_all", "coco101"]
+CHUNK = 1 << 16  # detections whose overlaps are computed at a time, so that memory stays bounded
 
 
 @dataclass(frozen=True)
@@ -30,24 +31,36 @@ class TruthTable:
         Class index.
     difficult : (T,) bool
         Neither finding nor missing such a box counts.
+    crowd : (T,) bool, optional
+        Difficult boxes around many objects (COCO's ``iscrowd``). A detection overlaps such a box by the share
+        of itself that lies in it.
+    area : (T,) float, optional
+        What COCO sorts objects by size with, in the unit of the boxes squared: there it is the area of the
+        object's outline. None is the area of the box.
 
     Raises
     ------
     ValueError
-        If the columns differ in length.
+        If the columns differ in length, or a crowd is not difficult.
     """
 
     picture: np.ndarray
     boxes: np.ndarray
     classes: np.ndarray
     difficult: np.ndarray
+    crowd: np.ndarray | None = None
+    area: np.ndarray | None = None
 
     def __post_init__(self):
         _check_columns(self)
+        if self.crowd is not None and (self.crowd & ~self.difficult).any():
+            raise ValueError("crowd: a crowd can be neither found nor missed, so it is also difficult")
 
     def where(self, rows: np.ndarray) -> "TruthTable":
         """Some of the rows."""
-        return TruthTable(self.picture[rows], self.boxes[rows], self.classes[rows], self.difficult[rows])
+        crowd, area = (None if column is None else column[rows] for column in (self.crowd, self.area))
+        columns = self.picture[rows], self.boxes[rows], self.classes[rows], self.difficult[rows]
+        return TruthTable(*columns, crowd, area)
 
 
 @dataclass(frozen=True)
@@ -122,6 +135,45 @@ def inclusive_xyxy_to_cxcywh(corners: np.ndarray) -> np.ndarray:
     return box_xyxy_to_cxcywh(np.concatenate([corners[..., :2] - 1, corners[..., 2:]], axis=-1))
 
 
+def overlapping_pairs(
+    detections: DetectionTable, truths: TruthTable
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every detection with every truth of its own picture that it overlaps; classes are not looked at.
+
+    Parameters
+    ----------
+    detections, truths : DetectionTable, TruthTable
+        D and T rows, of all pictures.
+
+    Returns
+    -------
+    detection, truth : (P,) int
+        Rows of the tables, by detection and then by truth.
+    overlap : (P,) float
+        IoU, more than 0; with a crowd the share of the detection that lies in it.
+    """
+    by_picture = np.argsort(truths.picture, kind="stable")
+    pictures = truths.picture[by_picture]
+    begin, end = (np.searchsorted(pictures, detections.picture, side) for side in ("left", "right"))
+    pairs = []
+    for start in range(0, max(1, len(begin)), CHUNK):
+        rows = np.arange(start, min(start + CHUNK, len(begin)))
+        count = end[rows] - begin[rows]
+        detection = np.repeat(rows, count)
+        # a detection's pairs are `count` rows; the first of them is its picture's first truth
+        truth = by_picture[np.arange(len(detection)) + np.repeat(begin[rows] + count - count.cumsum(), count)]
+        a, b = detections.boxes[detection], truths.boxes[truth]
+        overlap = box_iou_broadcast(a, b)
+        if truths.crowd is not None:
+            i = np.flatnonzero(truths.crowd[truth])
+            with np.errstate(divide="ignore", invalid="ignore"):
+                overlap[i] = box_intersection(a[i], b[i]) / (a[i, 2] * a[i, 3])
+        some = overlap > 0  # no NaN: boxes without area overlap nothing
+        pairs.append((detection[some], truth[some], overlap[some]))
+    detection, truth, overlap = (np.concatenate(column) for column in zip(*pairs, strict=True))
+    return detection, truth, overlap
+
+
 def best_truths(detections: DetectionTable, truths: TruthTable) -> tuple[np.ndarray, np.ndarray]:
     """The truth of its own picture that each detection overlaps most; classes are not looked at.
 
@@ -133,19 +185,17 @@ def best_truths(detections: DetectionTable, truths: TruthTable) -> tuple[np.ndar
     Returns
     -------
     truth : (D,) int
-        Row of `truths`, the first of equals; -1 where the picture has none.
+        Row of `truths`, the first of equals; -1 where it overlaps none.
     iou : (D,) float
-        0 where the picture has no truth.
+        0 where it overlaps none.
     """
-    truth = np.full(len(detections.picture), -1)
-    iou = np.zeros(len(detections.picture), detections.boxes.dtype)
-    for picture in np.intersect1d(detections.picture, truths.picture):
-        rows = np.flatnonzero(detections.picture == picture)
-        candidates = np.flatnonzero(truths.picture == picture)
-        overlap = box_iou(detections.boxes[rows], truths.boxes[candidates])
-        truth[rows] = candidates[overlap.argmax(axis=1)]
-        iou[rows] = overlap.max(axis=1)
-    return truth, iou
+    detection, truth, overlap = overlapping_pairs(detections, truths)
+    order = np.lexsort((-overlap, detection))  # stable: of equals the first stays the first
+    rows, first = np.unique(detection[order], return_index=True)
+    best = np.full(len(detections.picture), -1)
+    iou = np.zeros(len(detections.picture), overlap.dtype)
+    best[rows], iou[rows] = truth[order[first]], overlap[order[first]]
+    return best, iou
 
 
 def match_detections(detections: DetectionTable, truths: TruthTable, iou_threshold: float = 0.5) -> Matches:
@@ -154,8 +204,8 @@ def match_detections(detections: DetectionTable, truths: TruthTable, iou_thresho
     Every detection speaks for the truth it overlaps most, if the IoU is ``>= iou_threshold`` (so the kit's
     VOCevaldet.m; its text asks for more than half, and ports to Python compare with ``>``). Of those that
     speak for the same truth the surest is right and the others are wrong, even if another truth is near.
-    (COCO's own tool differs there: it lets them take the next free truth.) Whoever speaks for a difficult
-    truth is left out.
+    (COCO's own tool differs there, see `reference.coco_metric`.) Whoever speaks for a difficult truth is left
+    out, and of those that speak for none, whoever lies in a crowd by ``iou_threshold`` of its area.
 
     Parameters
     ----------
@@ -169,15 +219,29 @@ def match_detections(detections: DetectionTable, truths: TruthTable, iou_thresho
     Matches
         Detections of equal score keep their order.
     """
-    return _match(detections, truths, *best_truths(detections, truths), iou_threshold)
+    return _match(detections, *_nearest(detections, truths), iou_threshold)
+
+
+def _nearest(
+    detections: DetectionTable, truths: TruthTable
+) -> tuple[TruthTable, np.ndarray, np.ndarray, np.ndarray]:
+    """The truths but for crowds; of these `best_truths`; the greatest share of each detection in a crowd."""
+    crowd = np.zeros(len(truths.picture), bool) if truths.crowd is None else truths.crowd
+    objects = truths.where(~crowd)
+    return objects, *best_truths(detections, objects), best_truths(detections, truths.where(crowd))[1]
 
 
 def _match(
-    detections: DetectionTable, truths: TruthTable, truth: np.ndarray, iou: np.ndarray, iou_threshold: float
+    detections: DetectionTable,
+    truths: TruthTable,
+    truth: np.ndarray,
+    iou: np.ndarray,
+    in_crowd: np.ndarray,
+    iou_threshold: float,
 ) -> Matches:
     order = np.argsort(-detections.scores, kind="stable")
     speaks = (truth >= 0) & (iou >= iou_threshold)
-    ignored = np.zeros_like(speaks)
+    ignored = ~speaks & (in_crowd >= iou_threshold)
     ignored[speaks] = truths.difficult[truth[speaks]]
     order = order[~ignored[order]]
     speakers = np.flatnonzero(speaks[order])
@@ -239,10 +303,6 @@ def average_precision(recall: np.ndarray, precision: np.ndarray, method: Method 
     ValueError
         If `method` is none of these.
     """
-    # The greatest precision from here on, and 0 after the last recall.
-    interpolated = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
-    if method == "voc_all":
-        return float(np.diff(recall, prepend=0.0) @ interpolated[:-1])
     match method:
         # i / steps rounds as found / positives does, so a recall of exactly 3/10 reaches .3.
         case "voc11":
@@ -251,9 +311,31 @@ def average_precision(recall: np.ndarray, precision: np.ndarray, method: Method 
             levels = np.arange(101) / 100
         case "voc11_numpy":
             levels = np.arange(0, 1.1, 0.1)
+        case "voc_all":
+            return float(np.diff(recall, prepend=0.0) @ interpolated_precision(recall, precision, recall))
         case _:
             raise ValueError(f"method: {method!r} is not one of {', '.join(get_args(Method))}")
-    return float(interpolated[np.searchsorted(recall, levels, side="left")].mean())
+    return float(interpolated_precision(recall, precision, levels).mean())
+
+
+def interpolated_precision(recall: np.ndarray, precision: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """The greatest precision at any recall of at least each level.
+
+    Parameters
+    ----------
+    recall, precision : (M,) float64
+        As `precision_recall` returns them.
+    levels : (L,) float64
+        Recalls from 0 to 1.
+
+    Returns
+    -------
+    (L,) float64
+        0 at levels that are not reached.
+    """
+    # the greatest precision from here on, and 0 after the last recall
+    best = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
+    return best[np.searchsorted(recall, levels, side="left")]
 
 
 def mean_average_precision(
@@ -293,8 +375,8 @@ def mean_average_precision(
     counts = np.bincount(truths.classes[~truths.difficult], minlength=classes)
     for c in np.flatnonzero(counts):
         found, wanted = detections.where(detections.classes == c), truths.where(truths.classes == c)
-        truth, iou = best_truths(found, wanted)
-        matches = [_match(found, wanted, truth, iou, threshold) for threshold in thresholds]
+        nearest = _nearest(found, wanted)
+        matches = [_match(found, *nearest, threshold) for threshold in thresholds]
         per_class[c] = np.mean(
             [average_precision(*precision_recall(m.hit, m.positives), method) for m in matches]
         )
@@ -303,6 +385,6 @@ def mean_average_precision(
 
 
 def _check_columns(table: TruthTable | DetectionTable) -> None:
-    lengths = {name: len(column) for name, column in vars(table).items()}
+    lengths = {name: len(column) for name, column in vars(table).items() if column is not None}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"columns differ in length: {lengths}")
