@@ -22,6 +22,7 @@ from torch import Tensor
 
 from benchmarks.inputs import COCO, VOC, trained_head, truths, word_tree
 from fast import _launch
+from fast.augment import Placed, augment
 from fast.decode import decode, decode_candidates
 from fast.detect import detect
 from fast.letterbox import letterbox_packed, pack
@@ -140,6 +141,24 @@ def letterbox_cases(device: str) -> Iterator[Case]:
             yield f"letterbox {width}x{height} {form}", partial(letterbox_packed, packed, DTYPES[dtype], last)
 
 
+def augment_cases(device: str) -> Iterator[Case]:
+    """Pictures of mixed sizes, reaching beyond the canvas and turned; every dtype and layout."""
+    g = torch.Generator().manual_seed(0)
+    rows = [
+        Placed(0, 375, 500, 500, 416, -60, 0, mirror=True),
+        Placed(375 * 500 * 3, 48, 36, 200, 90, 100, 50, transpose=True),
+        Placed(375 * 500 * 3 + 48 * 36 * 3, 97, 61, 0, 40, 3, 3, flip_vertical=True),
+    ]
+    size = rows[-1].start + rows[-1].rows * rows[-1].columns * 3
+    buffer = torch.randint(0, 256, (size,), dtype=torch.uint8, generator=g).to(device)
+    table, colour = torch.tensor(rows).to(device), torch.tensor([[0.1, 1.5, 0.7]] * len(rows)).to(device)
+    for form in FORMS:
+        dtype, layout = form.split()
+        for width, height in ((416, 416), (160, 96)):
+            settings = width, height, DTYPES[dtype], layout == "nhwc"
+            yield f"augment {width}x{height} {form}", partial(augment, buffer, table, colour, *settings)
+
+
 def tree_cases(device: str) -> Iterator[Case]:
     """Groups of 1 to 149 siblings; scores as a head has them in both layouts, and rows of their own."""
     tree = word_tree(1500)
@@ -193,7 +212,16 @@ def _loss(pred: Tensor, truth: Tensor, region: Region) -> Tensor:
     return grad + torch.autograd.grad(loss.xy + 2 * loss.classification, pred)[0]
 
 
-FAMILIES = (reorg_cases, decode_cases, detect_cases, nms_cases, letterbox_cases, tree_cases, loss_cases)
+FAMILIES = (
+    reorg_cases,
+    decode_cases,
+    detect_cases,
+    nms_cases,
+    letterbox_cases,
+    augment_cases,
+    tree_cases,
+    loss_cases,
+)
 
 
 def cases(device: str) -> Iterator[Case]:
