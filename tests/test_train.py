@@ -413,6 +413,8 @@ class TestFlags:
             *(("--anchors", "1,inf"), ("--anchors", "1e300,1"), ("--device", "hpu"), ("--device", "meta")),
             ("--model", "yolov9"),
             ("--resize", "squash"),
+            ("--zoom", "0.8,1.2", "--resize", "stretch"),
+            ("--format", "xml"),
         ],
     )
     def test_wrong_value(self, capsys, flags):

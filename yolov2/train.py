@@ -307,7 +307,7 @@ def _open(config: TrainConfig, names: tuple[str, ...] | None, together: Processe
     sets = None
     if together.first:
         complaints = Complaints()
-        train_set, val_set = open_train_val(config.data, names, complaints)
+        train_set, val_set = open_train_val(config.data, names, complaints, config.format)
         # rather now than after an hour
         sets = verify(train_set, complaints), verify(val_set, complaints)
         complaints.report()

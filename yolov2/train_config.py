@@ -7,8 +7,9 @@ from typing import Any, get_args
 
 import torch
 
-from yolov2.augment import Augment
+from yolov2.augment import Augment, Form
 from yolov2.cli import option
+from yolov2.data.sources import Format
 from yolov2.letterbox import Mode
 from yolov2.presets import PRESETS
 from yolov2.recipes import find_recipe
@@ -22,7 +23,11 @@ class TrainConfig(LoopConfig):
     """Flags of ``python -m yolov2.train``."""
 
     model: str = option(f"which network: {', '.join(PRESETS)}, or a .cfg file", default="nano")
-    data: Path | None = option("data set; none is the built-in one", default=None)
+    data: Path | None = option(
+        "data set: Pascal VOC, COCO json, YOLO txt or data.yaml, Darknet .data; none is the built-in one",
+        default=None,
+    )
+    format: Format | None = option("of the data; none is what they look like", default=None)
     imgsz: int | None = option(
         "side of the input in pixels; none is 160 (built-in) or the model's", default=None
     )
@@ -55,7 +60,10 @@ class TrainConfig(LoopConfig):
     any_way_up: bool = option(
         "augmentation: also upside down and turned (cells, aerial views)", default=False
     )
-    resize: Mode = option("how pictures meet the input: letterbox or stretch", default="letterbox")
+    resize: Mode = option(
+        "how pictures meet the input: letterbox, or stretch, which trains on crops as Darknet did in 2016",
+        default="letterbox",
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -77,6 +85,10 @@ class TrainConfig(LoopConfig):
         for name in ("multi_scale", "zoom"):
             if getattr(self, name) is not None and len(getattr(self, name)) != 2:
                 raise ValueError(f"--{name.replace('_', '-')}: needs two numbers")
+        if self.resize == "stretch" and self.zoom != (1, 1):
+            raise ValueError(
+                "--zoom: only with --resize letterbox; stretched pictures are cropped by --jitter"
+            )
         parse_anchors(self.anchors)
         self.augment  # noqa: B018 (complains about its own settings)
 
@@ -117,7 +129,9 @@ class TrainConfig(LoopConfig):
             for name in ("jitter", "hue", "saturation", "exposure", "flip")
             if getattr(self, name) is not None
         }
-        return Augment(**settings, scale=self.zoom, flip_vertical=turned, transpose=turned)
+        # trained as it will be used: what is stretched by detection is stretched here
+        form: Form = "crop" if self.resize == "stretch" else "place"
+        return Augment(**settings, scale=self.zoom, flip_vertical=turned, transpose=turned, form=form)
 
 
 def check_side(flag: str, side: int) -> None:

@@ -17,7 +17,10 @@ from PIL.Image import Transpose
 from yolov2.data.stb import decode_jpeg
 
 # What Pillow raises on a broken picture: OSError (truncated, not a picture), SyntaxError (bad PNG chunk) ...
-BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+BROKEN = (OSError, SyntaxError, ValueError, MemoryError, Image.DecompressionBombError)
+# what is opened, whatever a file calls itself: Pillow would run Ghostscript for PostScript
+FORMATS = ("JPEG", "MPO", "PNG", "BMP", "WEBP", "TIFF", "PPM", "GIF")
+Image.init()  # or Pillow does not know all of them yet
 # EXIF orientation 1 is upright already
 TURNS = {
     2: Transpose.FLIP_LEFT_RIGHT,
@@ -63,7 +66,7 @@ def read_pixels(path: Path) -> np.ndarray:
     OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError
         `BROKEN`: if the file is missing, truncated or no picture.
     """
-    with Image.open(path) as file:
+    with Image.open(path, formats=FORMATS) as file:
         pixels = None if _by_stb(file) else _decode(file, path)
         if pixels is not None:
             turn = _turn(file)
@@ -103,7 +106,7 @@ def open_upright(path: Path, small: bool = False) -> Image.Image:
     OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError
         `BROKEN`: if the file is missing, truncated or no picture.
     """
-    with Image.open(path) as file:
+    with Image.open(path, formats=FORMATS) as file:
         if small:
             file.draft("RGB", (1, 1))
         turn = _turn(file)
@@ -121,7 +124,7 @@ def as_rgb(picture: Image.Image) -> Image.Image:
 
 def upright_size(path: Path) -> tuple[int, int]:
     """(width, height) of `open_upright`'s picture in pixels, by the file's header alone; raises `BROKEN`."""
-    with Image.open(path) as file:
+    with Image.open(path, formats=FORMATS) as file:
         swapped = _turn(file) in [TURNS[orientation] for orientation in (5, 6, 7, 8)]
         return file.size[::-1] if swapped else file.size
 
