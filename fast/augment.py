@@ -66,7 +66,8 @@ def augment(
     Returns
     -------
     Tensor (B, 3, height, width)
-        Values in [0, 1], planes in the order R, G, B.
+        Values in [0, 1], planes in the order R, G, B. What Darknet computes, but for pixels whose hue is
+        rounded to exactly 1: it turns those magenta, this leaves them red.
 
     Raises
     ------
@@ -161,10 +162,8 @@ def _sample(image: Tensor, at: Placed, down: slice, across: slice) -> Tensor:
     left, upper = x.long().clamp(max=W - 1), y.long().clamp(max=H - 1)
     dx, dy = (x - left)[:, None], (y - upper)[:, None, None]
     image = pad(image, (0, 0, 0, 1, 0, 1))  # behind the last column and row everything is zero
-    # Products and sums one by one: torch fuses some elements of a row and not others, and two channels that
-    # are equal in the picture would differ, by enough for a hue of 1 instead of 0.
-    rows = image[upper] * (1 - dy) + image[upper + 1] * dy
-    return (rows[:, left] * (1 - dx) + rows[:, left + 1] * dx).permute(2, 0, 1).contiguous()
+    rows = image[upper].float().lerp(image[upper + 1].float(), dy)
+    return rows[:, left].lerp(rows[:, left + 1], dx).permute(2, 0, 1).contiguous()
 
 
 def _distort(rgb: Tensor, hue: float, saturation: float, exposure: float) -> Tensor:
@@ -172,6 +171,7 @@ def _distort(rgb: Tensor, hue: float, saturation: float, exposure: float) -> Ten
 
     A channel lies below the largest one by as much as its distance on the hue circle says, between nothing
     and `spread`. With hues in sextants times `spread` the distance needs no quotient, a grey none of its own.
+    Unlike Darknet's, a red whose hue was rounded up to 1 stays red.
     """
     r, g, b = rgb
     most = rgb.amax(0)
@@ -188,7 +188,6 @@ def _distort(rgb: Tensor, hue: float, saturation: float, exposure: float) -> Ten
         ]
     ).clamp_(min=0)
     fall = torch.minimum(fall, spread)
-    fall[2].masked_fill_(turned == circle, 0)  # a hue of exactly 1 is none of Darknet's six sextants
     return ((most - saturation * fall) * exposure).clamp_(0, 1)
 
 
