@@ -19,7 +19,7 @@ from yolov2.data.stb import decode_jpeg
 # What Pillow raises on a broken picture: OSError (truncated, not a picture), SyntaxError (bad PNG chunk) ...
 BROKEN = (OSError, SyntaxError, ValueError, MemoryError, Image.DecompressionBombError)
 # what is opened, whatever a file calls itself: Pillow would run Ghostscript for PostScript
-FORMATS = ("JPEG", "MPO", "PNG", "BMP", "WEBP", "TIFF", "PPM", "GIF")
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM", "GIF")
 Image.init()  # or Pillow does not know all of them yet
 # EXIF orientation 1 is upright already
 TURNS = {
