@@ -137,6 +137,14 @@ class TestMultiScale:
         assert load_checkpoint(folder / "best.safetensors").imgsz == 64
 
 
+def test_pictures_on_the_device(small_data, tmp_path):
+    """The same run but for the rounding of pictures to bytes."""
+    flags = ("--nominal-batch", "6", "--lr", "1e-4")
+    here, there = (run(small_data, tmp_path, c, *flags, "--cache", c) for c in ("memory", "device"))
+    np.testing.assert_allclose(rows(here), rows(there), rtol=0.02)
+    assert rows(here) != rows(there)
+
+
 class TestAverage:
     def test_follows(self):
         network = nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1))

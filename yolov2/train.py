@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from yolov2.anchors import box_cells, box_shapes
 from yolov2.checkpoint import Checkpoint, load_checkpoint, reading, training_data
 from yolov2.cli import parse, run
 from yolov2.data.dataset import Dataset, cached, verify
+from yolov2.data.device import DeviceDataset, device_batches, on_device
 from yolov2.data.loader import Batch, batches
 from yolov2.data.sources import open_train_val
 from yolov2.detector import Detector, Found
@@ -83,31 +84,32 @@ class DetectionTask:
         self.processes = processes
         memory = CACHE_BYTES // processes.world if config.cache == "memory" else 0
         share = dataclasses.replace(val_set, items=val_set.items[processes.rank :: processes.world])
-        self.train_set, self.val_share = cached(train_set, memory), cached(share, memory // 4)
-        self.val_set = val_set
+        self.val_set, self.val_share = val_set, cached(share, memory // 4)
         self.complaints = Complaints()
+        self.train_set: Dataset = cached(train_set, memory)
+        if config.cache == "device":
+            self.train_set = on_device(
+                train_set, processes.device, workers=config.workers or 0, complaints=self.complaints
+            )
 
     def batches(self, epoch: int, start: int) -> Iterator[Batch]:
         """This process's share of every update."""
-        first, rank, world = epoch * self.plan.per_epoch, self.processes.rank, self.processes.world
-        assert self.config.workers is not None
-        yield from batches(
-            self.train_set,
-            self.plan.per_update,
-            lambda number: self.sizes(first + number),
-            self.config.augment,
-            seed=self.config.seed,
-            epoch=epoch,
-            shuffle=True,
-            drop_last=True,
-            workers=self.config.workers,
-            complaints=self.complaints,
-            start=start,
-            rank=rank,
-            world=world,
-            as_bytes=True,
-            pin=self.processes.device.type == "cuda",
-        )
+        first, cuda = epoch * self.plan.per_epoch, self.processes.device.type == "cuda"
+        same: dict[str, Any] = {
+            "seed": self.config.seed,
+            "epoch": epoch,
+            "shuffle": True,
+            "drop_last": True,
+            "start": start,
+            "rank": self.processes.rank,
+            "world": self.processes.world,
+        }
+        what = self.plan.per_update, lambda number: self.sizes(first + number), self.config.augment
+        if isinstance(self.train_set, DeviceDataset):
+            yield from device_batches(self.train_set, *what, **same)
+        else:
+            same |= {"workers": self.config.workers, "complaints": self.complaints}
+            yield from batches(self.train_set, *what, **same, as_bytes=True, pin=cuda)
         self.complaints.report()
 
     def loss(self, outputs: Tensor, batch: Batch, seen: int) -> Tensor:

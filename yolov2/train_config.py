@@ -89,6 +89,8 @@ class TrainConfig(LoopConfig):
             raise ValueError(
                 "--zoom: only with --resize letterbox; stretched pictures are cropped by --jitter"
             )
+        if self.resize == "stretch" and self.cache == "device":
+            raise ValueError("--cache device: makes no crops; use --cache memory with --resize stretch")
         parse_anchors(self.anchors)
         self.augment  # noqa: B018 (complains about its own settings)
 
