@@ -174,8 +174,10 @@ def _pretrain(config: PretrainConfig, together: Processes) -> PretrainResult:
     config = config.resolved(together.device)
     # before the data: that may take a while
     trained = load_trained(config.weights, config.cfg) if config.weights and not last else None
-    train_set = _open(config, "train", last.names if last else None, together)
-    val_set = _open(config, "val", train_set.names, together)
+    complaints = Complaints()
+    train_set = _open(config, "train", last.names if last else None, together, complaints)
+    val_set = _open(config, "val", train_set.names, together, complaints)
+    complaints.report()
 
     lines = []
     if last:
@@ -316,13 +318,17 @@ def build(config: PretrainConfig, names: Sequence[str]) -> Classifier:
         raise UserError(f"--model {config.model}, --imgsz {config.imgsz}: {error}") from None
 
 
-def _open(config: PretrainConfig, split: str, names: tuple[str, ...] | None, together: Processes) -> Kept:
+def _open(
+    config: PretrainConfig,
+    split: str,
+    names: tuple[str, ...] | None,
+    together: Processes,
+    complaints: Complaints,
+) -> Kept:
     """A split of the data, read once for all processes."""
     found: Labelled | None = None
     if together.first:
-        complaints = Complaints()
         found = open_classification(config.data, split, names, complaints, config.crops)
-        complaints.report()
     memory = CACHE_BYTES // together.world if config.cache == "memory" else 0
     return Kept(together.from_first(found), memory if split == "train" else memory // 4)
 
@@ -346,7 +352,10 @@ def evaluate(config: PretrainConfig) -> TopK:
                 raise UserError(f"--data: needed, {path} does not say what it was trained on")
             crops = bool(classifier.config.get("crops"))
             config = dataclasses.replace(config, data=training_data(classifier.config, path), crops=crops)
-        top = measure(classifier, _open(config, "val", classifier.names, together), config, together)
+        complaints = Complaints()
+        val_set = _open(config, "val", classifier.names, together, complaints)
+        complaints.report()
+        top = measure(classifier, val_set, config, together)
         if together.first:
             print(top)
             print(top.table())

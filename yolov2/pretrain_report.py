@@ -87,6 +87,6 @@ def val_sheet(top: TopK, dataset: Labelled, side: int = 160) -> Image.Image:
         crop = Image.fromarray(centre_example(np.asarray(dataset.picture(int(top.indices[i]))), top.imgsz))
         label, found = top.labels[i], top.ranked[i, 0]
         tiles.append(ImageOps.expand(crop.resize((side, side)), 4, RIGHT if label == found else WRONG))
-        said = top.names[label] if label == found else f"{top.names[label]}: {top.names[found]}"
+        said = top.names[label] if label == found else f"{top.names[label]} as {top.names[found]}"
         captions.append(f"{said} {top.probability[i]:.2f}")
     return sheet(tiles, 6, captions, side + 8)
