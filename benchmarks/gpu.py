@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[1]
 LIMIT = 540  # seconds a stage
 PROOFS = sorted(p.stem.removeprefix("test_") for p in (ROOT / "tests/equivalence").glob("test_*.py"))
 BENCHMARKS = sorted(p.stem.removeprefix("bench_") for p in Path(__file__).parent.glob("bench_*.py"))
+ANIMALS = ROOT / "data/VOC2012"  # where somebody put the pictures of Pascal VOC 2012
 TOOLS = {
     "memcheck": "accesses out of bounds",
     "racecheck": "shared memory without a barrier",
@@ -121,11 +122,47 @@ def benchmark(name: str) -> Callable[[Plan], list[Command]]:
     return commands
 
 
+def training(cache: str) -> Callable[[Plan], list[Command]]:
+    """How fast a detector is trained, and how busy the loader keeps the GPU."""
+
+    def commands(plan: Plan) -> list[Command]:
+        flags = ["--cache", cache, "--json", str(plan.out / f"training-{cache}.json")]
+        if plan.rehearse:
+            small = "--model nano --imgsz 64 --nominal-batch 2 --updates 3 --warm-up 1 --device cpu"
+            return [python("-m", "benchmarks.training", *flags, *small.split())]
+        real = ["--data", str(ANIMALS)] if ANIMALS.is_dir() else []
+        large = "--model yolov2-voc --imgsz 416 --batch 64 --precision bfloat16 --workers 12"
+        return [python("-m", "benchmarks.training", *flags, *large.split(), *real)]
+
+    return commands
+
+
+def animals(*flags: str) -> Callable[[Plan], list[Command]]:
+    """yolov2-voc on VOC2012's animals; called again, it goes on where it stood."""
+
+    def commands(plan: Plan) -> list[Command]:
+        if plan.rehearse or not ANIMALS.is_dir():
+            return [
+                python("-c", f"print('not run: {ANIMALS.relative_to(ROOT)} is not there, or a rehearsal')")
+            ]
+        recipe = "--model yolov2-voc --imgsz 416 --epochs 80 --precision bfloat16 --cache device --workers 12"
+        where = ["--data", str(ANIMALS), "--seconds", str(LIMIT - 60)]
+        return [python("-m", "benchmarks.animals", *where, *flags, *recipe.split())]
+
+    return commands
+
+
 STAGES = {
     **{f"equivalence-{n}": Stage(f"{n}: kernels against the oracle", equivalence(n)) for n in PROOFS},
     "compile": Stage("registers, shared memory and spills with this Triton", compile_tier),
     **{f"sanitizer-{t}": Stage(f"every kernel: {about}", sanitizer(t)) for t, about in TOOLS.items()},
     **{f"bench-{n}": Stage(f"benchmarks/bench_{n}.py", benchmark(n)) for n in BENCHMARKS},
+    **{
+        f"training-{c}": Stage(f"pictures a second, pictures in {c}", training(c))
+        for c in ("memory", "device")
+    },
+    "animals": Stage("VOC2012's animals from random weights, in slices", animals()),
+    "animals-pretrained": Stage("the same from a classifier of crops", animals("--pretrain")),
 }
 
 
