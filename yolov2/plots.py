@@ -85,6 +85,38 @@ def precision_recall_curves(
     _save(axes, out)
 
 
+def box_sizes(wh: np.ndarray, anchors: np.ndarray, out: Path) -> None:
+    """How many boxes there are of every size, and boxes and anchors in the plane of width and height.
+
+    Parameters
+    ----------
+    wh, anchors : (N, 2), (k, 2) float
+        Widths and heights in pixels of the network's input, all positive.
+    out : Path
+        The figure.
+    """
+    axes = _panels(2)
+    if axes is None:
+        return
+    sizes, plane = axes
+    side = np.sqrt(wh.prod(axis=1))
+    low, high = np.floor(2 * np.log2(side.min())), np.ceil(2 * np.log2(side.max())) + 1
+    sizes.hist(side, 2 ** np.arange(low / 2, high / 2 + 0.01, 0.25), color="C0", alpha=0.7)
+    for size in np.sqrt(anchors.prod(axis=1)):
+        sizes.axvline(size, color="black", linewidth=1, linestyle=":")
+    sizes.set_xscale("log", base=2)
+    sizes.xaxis.set_major_formatter("{x:.4g}")
+    sizes.set(xlabel="root of width times height (pixels); dotted: anchors", ylabel="boxes")
+    plane.scatter(*wh.T, s=3, alpha=min(1, 0.1 + 100 / len(wh)), linewidths=0, rasterized=True)
+    plane.scatter(*anchors.T, marker="x", color="black", label="anchors", zorder=3)
+    limit = 1.05 * max(wh.max(), anchors.max())
+    plane.set(
+        xlabel="width (pixels)", ylabel="height (pixels)", xlim=(0, limit), ylim=(0, limit), aspect="equal"
+    )
+    plane.legend(frameon=False)
+    _save(axes, out)
+
+
 def anchor_shapes(wh: np.ndarray, anchors: np.ndarray, out: Path) -> None:
     """The boxes as points and the anchors as crosses in the plane of width and height.
 
