@@ -132,7 +132,7 @@ def coco_metric(detections: DetectionTable, truths: TruthTable, classes: int) ->
     precision = np.full((len(THRESHOLDS), classes, len(areas), len(MAX_DETECTIONS)), np.nan)
     recall = precision.copy()
     truths = replace(truths, crowd=truths.difficult)
-    rank = _rank(detections)
+    rank = rank_in_picture(detections)
     for c in range(classes):
         rows = (detections.classes == c) & (rank < max(MAX_DETECTIONS))
         found, wanted = detections.where(rows), truths.where(truths.classes == c)
@@ -152,6 +152,17 @@ def coco_metric(detections: DetectionTable, truths: TruthTable, classes: int) ->
     return CocoMetric(precision, recall)
 
 
+def rank_in_picture(detections: DetectionTable) -> np.ndarray:
+    """How many detections of its class and picture are surer than each, or as sure and earlier: (D,) int."""
+    order = np.lexsort((-detections.scores, detections.picture, detections.classes))
+    picture, classes = detections.picture[order], detections.classes[order]
+    new = np.append(True, (np.diff(picture) != 0) | (np.diff(classes) != 0))[: len(order)]
+    place = np.arange(len(order))
+    rank = np.empty(len(order), int)
+    rank[order] = place - np.maximum.accumulate(np.where(new, place, 0))
+    return rank
+
+
 def _area(boxes: np.ndarray) -> np.ndarray:
     return boxes[:, 2] * boxes[:, 3]
 
@@ -160,17 +171,6 @@ def _within(area: np.ndarray, ranges: Sequence[tuple[float, float]]) -> np.ndarr
     """Whether each area (N,) is in each of A ranges: (A, N)."""
     least, greatest = np.array(ranges).T[:, :, None]
     return (least <= area) & (area <= greatest)
-
-
-def _rank(detections: DetectionTable) -> np.ndarray:
-    """How many detections of its class and picture are surer than each, or as sure and earlier: (D,)."""
-    order = np.lexsort((-detections.scores, detections.picture, detections.classes))
-    picture, classes = detections.picture[order], detections.classes[order]
-    new = np.append(True, (np.diff(picture) != 0) | (np.diff(classes) != 0))[: len(order)]
-    place = np.arange(len(order))
-    rank = np.empty(len(order), int)
-    rank[order] = place - np.maximum.accumulate(np.where(new, place, 0))
-    return rank
 
 
 def _mean(values: np.ndarray) -> float:

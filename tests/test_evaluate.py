@@ -25,7 +25,7 @@ def oracle(dataset, change=lambda boxes, scores, classes: (boxes, scores, classe
             found = change(item.boxes, np.ones(len(item.boxes), np.float32), item.classes)
             yield picture, Found(*found)
 
-    return SimpleNamespace(names=dataset.names, stream=stream)
+    return SimpleNamespace(names=dataset.names, imgsz=(64, 96), resize="letterbox", stream=stream)
 
 
 class TestNumbers:
@@ -48,12 +48,19 @@ class TestNumbers:
     def test_one_class_of_two(self, dataset):
         result = evaluate(oracle(dataset, lambda b, s, c: (b[c == 1], s[c == 1], c[c == 1])), dataset)
         assert result.precision.per_class.tolist() == [0, 1] and result.map50 == 0.5
-        assert result.table().split() == [
-            *("class", "truths", "AP"),
-            *("blue", "3", "0.000"),
-            *("red", "3", "1.000"),
-            *("mean", "6", "0.500"),
+        assert result.class_table().split() == [
+            *("class", "truths", "difficult", "found", "AP", "F1", "conf", "precision", "recall"),
+            *("blue", "3", "0", "0", "0.000", "-", "-", "-", "-"),
+            *("red", "3", "0", "3", "1.000", "1.000", "0.500", "1.000", "1.000"),
+            *("mean", "6", "0", "3", "0.500"),
         ]
+        assert result.headline() == (
+            "mAP@.5 0.5000 (VOC all-point, continuous overlap, mean of 2 classes, "
+            "96x64 letterbox, conf .005, NMS .45, at most 300 a picture)"
+        )
+        several = evaluate(oracle(dataset), dataset, conf=0, threshold=[0.5, 0.75], method="voc11")
+        assert several.headline().startswith("mAP@[.5:.75] 1.0000 (VOC 11-point, ")
+        assert "conf 0, " in several.headline()
 
     def test_tables(self, dataset):
         truths = truth_table(dataset.items)
@@ -68,7 +75,8 @@ class TestNumbers:
         kept = [item for item in dataset.items if item.classes[0] == 1]
         some = type(dataset)(dataset.names, kept)
         result = evaluate(oracle(some), some)
-        assert result.map50 == 1 and re.search(r"^blue +0 +-$", result.table(), re.MULTILINE)
+        table = result.class_table()
+        assert result.map50 == 1 and re.search(r"^blue +0 +0 +0 +- +- +- +- +-$", table, re.MULTILINE)
 
     def test_difficult_truths_neither_count_nor_punish(self, tmp_path):
         """From the .xml to the number: one picture with two red boxes, the second one difficult."""
@@ -84,6 +92,7 @@ class TestNumbers:
             scores = np.linspace(0.9, 0.5, len(found), dtype=np.float32)
             result = evaluate(oracle(data, lambda b, s, c, f=found, p=scores: (b[f], p, c[f])), data)
             assert result.map50 == 1 and result.precision.truths.tolist() == [1]
+            assert result.classes[0][1:4] == (1, 1, len(found)) and result.classes[0].best.f1 == 1
         # a wrong box above the right one does punish: precision 1/2 at recall 1
         wrong = oracle(
             data, lambda b, s, c: (b[[1, 1, 0]] * [[1], [0.1], [1]], np.r_[0.9, 0.8, 0.7], c[[0, 0, 0]])
@@ -134,8 +143,10 @@ class TestCommand:
         reported = capsys.readouterr().out
         assert command(main) == 0  # newest run, its data, val
         out = capsys.readouterr().out
-        table = out[out.index("class") : out.index("\n", out.index("mean"))]
-        assert table in reported and str(small_data) in out
+        for name in ("blue", "red", "mean"):
+            ap = re.search(rf"^{name} +\d+ +([\d.]+)$", reported, re.MULTILINE)[1]
+            assert re.search(rf"^{name} +\d+ +\d+ +\d+ +{ap}\b", out, re.MULTILINE)
+        assert str(small_data) in out
 
     def test_json(self, small_run, tmp_path):
         path = tmp_path / "new" / "numbers.json"
@@ -180,7 +191,7 @@ class TestCommand:
         flags = ("--weights", small_run / "best.safetensors", "--split", "train", "--method", "coco101")
         assert command(main, *flags, "--batch", "4") == 0
         out = capsys.readouterr().out
-        assert "on 6 pictures" in out and "coco101" in out
+        assert "on 6 pictures" in out and "101-point, VOC matching" in out
 
     def test_some_classes(self, small_run, tmp_path, capsys):
         path = tmp_path / "numbers.json"
@@ -191,7 +202,8 @@ class TestCommand:
         numbers, out = json.loads(path.read_text()), capsys.readouterr().out
         assert numbers["per_class"] == {"red": both["per_class"]["red"]}
         assert numbers["map50"] == both["per_class"]["red"]
-        assert re.search(r"^mAP@\.5 0\.\d{4} \(voc_all, continuous overlap, mean of 1 classes\)$", out, re.M)
+        line = r"^mAP@\.5 0\.\d{4} \(VOC all-point, continuous overlap, mean of 1 class, 64x64 letterbox, "
+        assert re.search(line, out, re.MULTILINE)
 
     def test_held_out_pictures_are_those_of_training(self, small_run, tmp_path, capsys):
         make_voc(tmp_path / "data", train=11, val=0)
@@ -260,6 +272,7 @@ class TestRefused:
         [
             *(("--conf", "2"), ("--conf", "nan"), ("--iou", "-0.1"), ("--method", "best")),
             *(("--classes", ""), ("--overlap", "some")),
+            *(("--imgsz", "0"), ("--imgsz", "64,64,64"), ("--sure", "1.5"), ("--format", "xml")),
             *(("--batch", "0"), ("--batch", "9" * 30), ("--max-det", "0"), ("--max-det", "9" * 30)),
         ],
     )

@@ -85,6 +85,39 @@ def precision_recall_curves(
     _save(axes, out)
 
 
+def confusion_matrix(counts: np.ndarray, names: Sequence[str], title: str, out: Path) -> None:
+    """Truths downwards, predictions to the right; the darker, the greater the share of the row.
+
+    Parameters
+    ----------
+    counts : (C + 1, C + 1) int
+        As in `yolov2.confusion.Confusion`.
+    names : sequence of str
+        C names of classes.
+    title : str
+        Above it.
+    out : Path
+        The figure.
+    """
+    axes = _panels(1)
+    if axes is None:
+        return
+    axis, side = axes[0], len(counts)
+    axis.figure.set_size_inches(*[max(5.0, min(30.0, 2 + 0.3 * side))] * 2)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axis.grid(visible=False)
+    axis.spines[:].set_visible(False)
+    axis.set_xticks(range(side), [*names, "missed"], rotation=90)
+    axis.set_yticks(range(side), [*names, "background"])
+    axis.set(xlabel="prediction", ylabel="truth", title=title)
+    for row, column in np.argwhere(counts):
+        colour = "white" if shares[row, column] > 0.5 else "black"
+        style = {"ha": "center", "va": "center", "fontsize": 7, "color": colour}
+        axis.text(column, row, str(counts[row, column]), **style)
+    _save(axes, out)
+
+
 def box_sizes(wh: np.ndarray, anchors: np.ndarray, out: Path) -> None:
     """How many boxes there are of every size, and boxes and anchors in the plane of width and height.
 
