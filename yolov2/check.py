@@ -98,7 +98,8 @@ def open_splits(
         try:  # the most general form of all: any folder of folders
             return _open_splits(data, "classes", wanted)
         except UserError:
-            raise error from None
+            more = "; there are no class folders (CLASS/*.jpg) either" if data.is_dir() else ""
+            raise UserError(f"{error}{more}") from None
     return _open_splits(data, format, wanted)
 
 
