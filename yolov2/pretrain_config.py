@@ -1,6 +1,7 @@
 """The flags of ``python -m yolov2.pretrain``."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,12 +76,14 @@ class PretrainConfig(LoopConfig):
     )
     crops: bool = option("the pictures are the objects of a detection data set, cut out", default=False)
     epochs: int | None = option("times over the data, first stage; none is the model's", default=None)
-    imgsz: int | None = option("side of the input in pixels, first stage; none is the model's", default=None)
+    imgsz: int | None = option(
+        "side of the input in pixels, first stage; none is 64 (built-in) or the model's", default=None
+    )
     finetune_imgsz: int | None = option(
         "side of the input in the second stage; none is twice that of the first", default=None
     )
     finetune_epochs: int | None = option(
-        "times over the data, second stage; none is a sixteenth of the first's", default=None
+        "times over the data, second stage; none is a sixteenth of the first's, and 0 for nano", default=None
     )
     finetune_lr: float | None = option(
         "learning rate of the second stage; none is a hundredth of the first's", default=None
@@ -122,7 +125,7 @@ class PretrainConfig(LoopConfig):
 
     def resolved(self, device: torch.device) -> "PretrainConfig":
         """The same configuration with every "none" that has a meaning of its own replaced by that."""
-        known = ("epochs", "imgsz", "nominal_batch", "lr", "zoom")
+        known = ("epochs", "finetune_epochs", "imgsz", "nominal_batch", "lr", "zoom")
         # a run that is resumed knows them, and its .cfg may be gone
         missing = any(getattr(self, name) is None for name in known)
         recipe = find_classifier(self.model) if missing else CLASSIFIERS["nano"]
@@ -130,7 +133,7 @@ class PretrainConfig(LoopConfig):
         epochs = self.epochs or (4 if self.data is None else recipe.epochs)
         # an update on fewer pictures has a noisier gradient and takes a smaller step
         lr = self.lr or recipe.lr * nominal / recipe.nominal_batch
-        imgsz = self.imgsz or recipe.imgsz
+        imgsz = self.imgsz or (64 if self.data is None else recipe.imgsz)
         meaning: dict[str, Any] = {
             "epochs": epochs,
             "imgsz": imgsz,
@@ -138,7 +141,7 @@ class PretrainConfig(LoopConfig):
             "lr": lr,
             "zoom": recipe.zoom,
             "finetune_imgsz": min(2 * imgsz, 4096),
-            "finetune_epochs": -(-epochs // 16),  # 10 for 160 (paper 2, sec. 3)
+            "finetune_epochs": math.ceil(epochs * recipe.finetune),
             "finetune_lr": lr / 100,
             "workers": default_workers(device),
         }
