@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reference.average_precision import (
+    CHUNK,
     DetectionTable,
     TruthTable,
     average_precision,
@@ -13,6 +14,7 @@ from reference.average_precision import (
     inclusive_xyxy_to_cxcywh,
     match_detections,
     mean_average_precision,
+    overlapping_pairs,
     precision_recall,
 )
 from reference.boxes import box_iou
@@ -151,6 +153,41 @@ def test_difficult_truths_are_neither_found_nor_missed():
     assert matches.positives == 1
 
 
+def test_crowds_leave_out_what_finds_nothing_else():
+    """By the share of the detection that lies in the crowd, and only if it is of no truth."""
+    rows = truth_table((0, (10, 10, 20, 20), 0, True), (0, A))
+    crowd = TruthTable(*list(vars(rows).values())[:4], crowd=rows.difficult)
+    inside, half, out = (16, 16, 4, 4), (20, 16, 4, 4), (21, 16, 4, 4)
+    detections = detection_table((0, A, 0.9), (0, A, 0.8), (0, inside, 0.7), (0, half, 0.6), (0, out, 0.5))
+    matches = match_detections(detections, crowd)
+    np.testing.assert_array_equal(matches.scores, [0.9, 0.8, 0.5])
+    np.testing.assert_array_equal(matches.hit, [True, False, False])
+    assert matches.positives == 1
+    assert len(match_detections(detections, rows).hit) == 5  # as a difficult truth it is far from all of them
+    result = mean_average_precision(detections, crowd, 1, method="voc_all")
+    assert result.mean == 1 and result.truths.tolist() == [1]
+
+
+def test_pairs_are_those_that_overlap():
+    """Each detection with its own picture's truths, whatever the order of the rows and however many."""
+    draw = np.random.default_rng(0)
+    truths = truth_table(*((p, box) for p, box in zip([2, 0, 2, 0], (A, B, B, A), strict=True)))
+    D = CHUNK + 100
+    some = np.array([A, B, C, NOWHERE], float)[draw.integers(0, 4, D)]
+    detections = DetectionTable(draw.integers(0, 4, D), some, np.zeros(D, int), np.ones(D))
+    detection, truth, overlap = overlapping_pairs(detections, truths)
+    want = [
+        (d, t)
+        for d, (p, box) in enumerate(zip(detections.picture.tolist(), some.tolist(), strict=True))
+        for t in np.flatnonzero((truths.picture == p) & (truths.boxes == box).all(axis=1))
+    ]
+    assert list(zip(detection.tolist(), truth.tolist(), strict=True)) == want and (overlap == 1).all()
+    best, iou = best_truths(detections, truths)
+    assert set(zip(iou.tolist(), (best >= 0).tolist(), strict=True)) == {(1.0, True), (0.0, False)}
+    flat = detection_table((0, (10, 10, 0, 0), 1))
+    assert len(overlapping_pairs(flat, truth_table((0, (10, 10, 0, 0))))[0]) == 0  # 0/0 is no overlap
+
+
 def test_equal_scores_keep_their_order():
     truths = truth_table((0, A))
     better, worse = (0, A, 0.5), (0, (11, 10, 4, 4), 0.5)
@@ -195,6 +232,8 @@ def test_refuses():
         average_precision(np.ones(1), np.ones(1), "voc12")
     with pytest.raises(ValueError, match="differ in length"):
         TruthTable(np.zeros(2, int), np.zeros((1, 4)), np.zeros(2, int), np.zeros(2, bool))
+    with pytest.raises(ValueError, match="crowd"):
+        TruthTable(np.zeros(1, int), np.ones((1, 4)), np.zeros(1, int), np.zeros(1, bool), np.ones(1, bool))
     with pytest.raises(ValueError, match="no order"):
         detection_table((0, A, float("nan")))
     with pytest.raises(ValueError, match="class 2 where there are 2"):

@@ -3,18 +3,31 @@
 import json
 import re
 import shutil
+from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from reference.average_precision import Matches
 from tests.commands import TINY, add_picture, annotation, assert_refused, command, make_voc
+from tests.test_detections import noisy
 from yolov2 import train
 from yolov2.data.sources import open_dataset
-from yolov2.detector import Found
-from yolov2.errors import UserError
-from yolov2.evaluate import detection_table, evaluate, main, truth_table
+from yolov2.detector import Detector, Found
+from yolov2.errors import Complaints, UserError
+from yolov2.evaluate import main
+from yolov2.evaluation import (
+    best_f1,
+    compare,
+    detect_all,
+    detection_table,
+    evaluate,
+    merge_shards,
+    truth_table,
+)
 
 
 def oracle(dataset, change=lambda boxes, scores, classes: (boxes, scores, classes)):
@@ -136,6 +149,107 @@ class TestNumbers:
             evaluate(oracle(dataset), other)
 
 
+class TestBestF1:
+    def test_by_hand(self):
+        """Hit, miss, hit, miss of 3 truths: F1 is 2/4, 2/5, 4/6, 4/7."""
+        matches = Matches(np.array([0.9, 0.8, 0.6, 0.2]), np.array([1, 0, 1, 0], bool), 3)
+        assert best_f1(matches) == pytest.approx((2 / 3, 0.4, 2 / 3, 2 / 3))
+
+    def test_equal_scores_stand_or_fall_together(self):
+        matches = Matches(np.array([0.5, 0.5, 0.5]), np.array([1, 0, 0], bool), 1)
+        assert best_f1(matches) == pytest.approx((1 / 2, 0.25, 1 / 3, 1))
+
+    def test_nothing_right(self):
+        assert best_f1(Matches(np.array([0.5]), np.array([False]), 2)) is None
+        assert best_f1(Matches(np.zeros(0), np.zeros(0, bool), 2)) is None
+
+    def test_the_threshold_gives_these_numbers(self, small_data):
+        """As --conf it leaves exactly the detections that were counted."""
+        dataset = open_dataset(small_data, "train")
+        found = noisy(dataset)
+        for row in compare(dataset, found, dataset.names).classes:
+            conf = round(row.best.conf, 3)
+            kept = [Found(*(column[f.scores > conf] for column in f)) for f in found]
+            again = compare(dataset, kept, dataset.names, classes=[row.name])
+            assert again.matches(0).hit.mean() == pytest.approx(row.best.precision)
+            assert again.matches(0).hit.sum() / row.truths == pytest.approx(row.best.recall)
+
+
+class TestShards:
+    """Processes that share the pictures find what one would."""
+
+    @pytest.mark.parametrize("world", [1, 2, 4, 7])
+    def test_any_number_of_processes(self, small_data, world):
+        dataset = open_dataset(small_data, "train")
+        whole = dict(zip((item.id for item in dataset.items), noisy(dataset), strict=True))
+
+        def stream(pictures, batch, *, items, **_):
+            yield from zip(pictures, (whole[item.id] for item in items), strict=True)
+
+        shards = []
+        for rank in range(world):  # with seven there is one without pictures
+            share = replace(dataset, items=dataset.items[rank::world])
+            detector = oracle(dataset)
+            detector.stream = partial(stream, items=share.items)
+            shards.append(detect_all(detector, share))
+        merged = compare(dataset, merge_shards(shards), dataset.names)
+        alone = compare(dataset, list(whole.values()), dataset.names)
+        assert merged.class_table() == alone.class_table() and 0 < merged.map50 < 1
+        assert merged.precision.per_class.tolist() == alone.precision.per_class.tolist()
+
+    def test_a_network(self, small_data, small_run):
+        """Batches of other sizes: the same but for rounding."""
+        dataset, detector = open_dataset(small_data, "train"), Detector.load(small_run / "best.safetensors")
+        shares = [replace(dataset, items=dataset.items[rank::4]) for rank in range(4)]
+        merged = merge_shards([detect_all(detector, share, batch=2, conf=0) for share in shares])
+        for one, other in zip(merged, detect_all(detector, dataset, conf=0), strict=True):
+            assert len(one.scores) == len(other.scores)
+            np.testing.assert_allclose(np.sort(one.scores), np.sort(other.scores), rtol=1e-4)
+
+    def test_unreadable_pictures_keep_their_place(self, small_data, tmp_path):
+        shutil.copytree(small_data, tmp_path / "data")
+        dataset = open_dataset(tmp_path / "data", "train")
+        broken = dataset.items[2].path
+        broken.write_bytes(broken.read_bytes()[:100])
+        complaints = Complaints()
+        detector = oracle(dataset)
+        detector.stream = lambda pictures, batch, **_: ((picture, noisy(dataset)[0]) for picture in pictures)
+        found = detect_all(detector, dataset, complaints=complaints)
+        assert [f is None for f in found] == [False, False, True, False, False, False]
+        assert complaints.counts == {"unreadable pictures left out": 1}
+        assert len(compare(dataset, found, dataset.names).items) == 5
+        with pytest.raises(UserError, match=re.escape(str(broken))):
+            detect_all(detector, dataset)
+        with pytest.raises(UserError, match="none of the 6 pictures"):
+            compare(dataset, [None] * 6, dataset.names)
+
+    def test_no_such_parts(self):
+        with pytest.raises(ValueError, match="shards of 1, 2 items"):
+            merge_shards([[None], [None, None]])
+
+
+def test_coco_in_pixels_of_the_picture(small_data):
+    """Boxes of 24 x 30 are small, whatever size the network sees."""
+    dataset = open_dataset(small_data, "train")
+    result = evaluate(oracle(dataset), dataset, method="coco")
+    numbers = result.coco.summary()
+    assert (result.map50, numbers["AP"], numbers["APs"]) == (1, 1, 1) and np.isnan(numbers["APm"])
+    assert result.headline().startswith("AP@[.5:.95] 1.0000, mAP@.5 1.0000 (COCO 101-point")
+    assert re.search(r"^blue +3 +0 +3 +1.000 +1.000 +1.000 +0.500 +1.000 +1.000$", result.class_table(), re.M)
+    assert re.search(r"^AR  \.5:\.95  small +100  1\.0000\n.*medium +100 +-\n", result.coco_table(), re.M)
+    # with detections that COCO's matching gives to the next truth, the curve is COCO's too
+    twice = oracle(dataset, lambda b, s, c: (b.repeat(2, 0), np.float32([0.9, 0.8]), c.repeat(2)))
+    items = [
+        replace(i, boxes=i.boxes.repeat(2, 0), classes=i.classes.repeat(2), difficult=np.zeros(2, bool))
+        for i in dataset.items
+    ]
+    crowded = replace(dataset, items=items)
+    assert evaluate(twice, crowded, method="coco").matches(0).hit.all()
+    assert not evaluate(twice, crowded).matches(0).hit.all()
+    with pytest.raises(ValueError, match="own thresholds"):
+        compare(dataset, noisy(dataset), dataset.names, "coco", overlap="inclusive")
+
+
 class TestCommand:
     def test_repeats_what_training_reported(self, small_data, tmp_path, capsys, monkeypatch):
         monkeypatch.chdir(tmp_path)
@@ -204,6 +318,40 @@ class TestCommand:
         assert numbers["map50"] == both["per_class"]["red"]
         line = r"^mAP@\.5 0\.\d{4} \(VOC all-point, continuous overlap, mean of 1 class, 64x64 letterbox, "
         assert re.search(line, out, re.MULTILINE)
+
+    def test_everything_into_a_folder(self, small_run, tmp_path, capsys):
+        pytest.importorskip("matplotlib", reason="MATPLOTLIB ABSENT: no figures are drawn")
+        out, elsewhere = tmp_path / "new" / "out", tmp_path / "numbers.json"
+        flags = ("--weights", small_run / "best.safetensors", "--imgsz", "96,64", "--conf", "0.001")
+        assert command(main, *flags, "--sure", "0.01", "--out", out, "--json", elsewhere) == 0
+        said, numbers = capsys.readouterr().out, json.loads(elsewhere.read_text())
+        names = {"precision_recall.png", "confusion.png", "worst.png"}
+        assert {p.name for p in out.iterdir()} == names | {"coco_results.json", "coco_results.truths.json"}
+        for name in names:
+            with Image.open(out / name) as figure:
+                assert min(figure.size) > 100
+        settings = {
+            "width": 64,
+            "height": 96,
+            "resize": "letterbox",
+            "conf": 0.001,
+            "iou": 0.45,
+            "max_det": 300,
+        }
+        assert numbers["settings"] == settings and numbers["pictures"] == 2
+        assert "64x96 letterbox, conf .001, NMS .45" in said and numbers["metric"] in said
+        assert [row["name"] for row in numbers["classes"]] == ["blue", "red"]
+        counts = np.array(numbers["confusion"]["counts"])
+        assert counts[:2].sum() == 2 and "truths downwards\ntruth" in said
+
+    def test_no_mistake_to_draw(self, small_run, tmp_path, capsys):
+        flags = ("--weights", small_run / "best.safetensors", "--worst", tmp_path / "worst.png")
+        data = make_voc(tmp_path / "data")
+        for xml in (data / "val").glob("*.xml"):
+            xml.write_text(annotation([]))
+        assert command(main, *flags, "--data", data, "--sure", "1") == 0
+        assert "no mistake in any picture" in capsys.readouterr().out
+        assert not (tmp_path / "worst.png").exists()
 
     def test_held_out_pictures_are_those_of_training(self, small_run, tmp_path, capsys):
         make_voc(tmp_path / "data", train=11, val=0)
@@ -278,6 +426,18 @@ class TestRefused:
     )
     def test_wrong_value(self, capsys, flags):
         assert_refused(capsys, main, *flags, names=(flags[0],))
+
+    def test_nothing_is_made_before_the_data_are_opened(self, small_run, tmp_path, capsys):
+        flags = ("--data", tmp_path / "gone", "--json", tmp_path / "new" / "numbers.json")
+        assert_refused(capsys, main, *self.flags(small_run, *flags), names=(tmp_path / "gone",))
+        assert not (tmp_path / "new").exists()
+
+    def test_size_that_the_network_cannot_take(self, small_run, capsys):
+        assert_refused(capsys, main, *self.flags(small_run, "--imgsz", "100"), names=("imgsz: 100",))
+
+    def test_figure_of_no_format(self, small_run, tmp_path, capsys):
+        flags = self.flags(small_run, "--sure", "0", "--worst", tmp_path / "worst.what")
+        assert_refused(capsys, main, *flags, names=("worst.what",))
 
     def test_json_that_cannot_be_written(self, small_run, tmp_path, capsys):
         (tmp_path / "file").write_text("")
