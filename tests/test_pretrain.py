@@ -378,6 +378,7 @@ class TestResumed:
 
     def test_refused(self, finished, small_run, tmp_path, capsys):
         assert_refused(capsys, main, "--resume", finished, "--lr", "1", names=("--lr", "--finetune-epochs"))
+        assert_refused(capsys, main, "--resume", finished, "--epochs", "5", names=("--epochs 5", "is over"))
         assert_refused(capsys, main, "--resume", tmp_path, names=("last.safetensors",))
         assert_refused(capsys, main, "--resume", finished / "best.safetensors", names=("optimiser",))
         assert_refused(capsys, main, "--resume", small_run, names=("no classifier", "another command"))

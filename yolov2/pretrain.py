@@ -171,6 +171,9 @@ def _pretrain(config: PretrainConfig, together: Processes) -> PretrainResult:
     if config.resume is not None:
         config, last = resume(config, Classifier)
         folder = config.resume.parent  # type: ignore[union-attr]
+        begun = last.config["epochs"]
+        if config.epochs != begun and (_epoch(last, folder), last.progress["batch"]) > (begun, 0):
+            raise UserError(f"--epochs {config.epochs}: that stage is over; --finetune-epochs may change")
     config = config.resolved(together.device)
     # before the data: that may take a while
     trained = load_trained(config.weights, config.cfg) if config.weights and not last else None
