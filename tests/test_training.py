@@ -254,7 +254,7 @@ def test_thirty_kills(small_data, tmp_path):
     killed = Killed(config)
     while kills < 30:
         child = killed.start()
-        time.sleep(chance.uniform(0.01, 0.7))
+        time.sleep(chance.uniform(0.01, 0.45))
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         if not os.WIFSIGNALED(status):  # it was done before

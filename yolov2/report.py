@@ -11,7 +11,7 @@ from yolov2.data.dataset import Dataset
 from yolov2.detector import Detector
 from yolov2.draw import draw_detections, sheet
 from yolov2.errors import shortened
-from yolov2.evaluate import Evaluation
+from yolov2.evaluation import Evaluation
 from yolov2.summary import summary, total_flops
 from yolov2.train_config import TrainConfig
 from yolov2.training.loop import Trainer
@@ -38,8 +38,9 @@ def plan_lines(config: TrainConfig, trainer: Trainer, train_set: Dataset, val_se
 def report(folder: Path, detector: Detector, val_set: Dataset, evaluation: Evaluation) -> None:
     """What is left of a run: the best checkpoint's table, a sheet, curves, and the next command to type."""
     weights = folder / "best.safetensors"
-    print(f"\nbest checkpoint on {len(val_set)} val pictures (AP at IoU .5, all points)")
+    print(f"\nbest checkpoint on {len(val_set)} val pictures")
     print(evaluation.table())
+    print(evaluation.headline())
     val_sheet(detector, val_set).save(folder / "val_sheet.png")
     plots.training_curves(folder / "results.csv", folder / "curves.png")
     evaluation.plot(folder / "precision_recall.png")

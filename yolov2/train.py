@@ -26,9 +26,9 @@ from yolov2.data.dataset import Dataset, cached, verify
 from yolov2.data.device import DeviceDataset, device_batches, on_device
 from yolov2.data.loader import Batch, batches
 from yolov2.data.sources import open_train_val
-from yolov2.detector import Detector, Found
+from yolov2.detector import Detector
 from yolov2.errors import Complaints, UserError
-from yolov2.evaluate import Evaluation, compare, evaluate
+from yolov2.evaluation import Evaluation, compare, detect_all, merge_shards, settings_of
 from yolov2.model import Model
 from yolov2.recipes import find_recipe
 from yolov2.report import plan_lines, report
@@ -123,11 +123,11 @@ class DetectionTask:
 
     def measure(self, detector: Detector) -> Evaluation:
         """Every process detects on its share of the val pictures; all compare the same, whole results."""
-        mine = evaluate(detector, self.val_share, progress=self.processes.first).found
-        found: list[Found] = [None] * len(self.val_set)  # type: ignore[list-item]
-        for rank, share in enumerate(self.processes.gather(mine)):
-            found[rank :: self.processes.world] = share
-        return compare(self.val_set, found, detector.names)
+        found = detect_all(
+            detector, self.val_share, progress=self.processes.first, complaints=self.complaints
+        )
+        whole = merge_shards(self.processes.gather(found))
+        return compare(self.val_set, whole, detector.names, settings=settings_of(detector))
 
     def remark(self, batch: Batch) -> str:
         """A batch of mere background has no coordinate loss; say so rather than nan."""
