@@ -3,6 +3,7 @@
 import csv
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -222,6 +223,8 @@ class Killed:
         """The number of the new process."""
         folder = self.config.project / self.config.name
         resume = (folder / "last.safetensors").exists()
+        if not resume:  # killed before its first update: nothing is lost
+            shutil.rmtree(folder, ignore_errors=True)
         child = os.fork()
         if child:
             return child
