@@ -11,19 +11,21 @@ import numpy as np
 
 from yolov2.errors import UserError
 
-NO_PART = ("epoch", "step", "seen", "lr", "loss", "map50", "seconds")  # the others are parts of the loss
+NO_PART = ("epoch", "step", "seen", "lr", "loss", "seconds")  # the others are parts of the loss
 
 
-def training_curves(results: Path, out: Path) -> None:
-    """Loss parts and learning rate per epoch, and the mean average precision of every evaluation.
+def training_curves(results: Path, out: Path, metric: str = "map50", label: str = "mAP at IoU .5") -> None:
+    """Loss parts and learning rate per epoch, and the measure of every evaluation.
 
     Parameters
     ----------
     results : Path
-        The ``results.csv`` of a run: epoch, step, seen, lr, loss, the parts of the loss, map50 (empty in
-        epochs without evaluation), seconds.
+        The ``results.csv`` of a run: epoch, step, seen, lr, loss, the parts of the loss, the measure (empty
+        in epochs without evaluation), seconds.
     out : Path
         The figure; its suffix chooses the format.
+    metric, label : str
+        Column of the measure, a number from 0 to 1, and its name.
 
     Raises
     ------
@@ -33,8 +35,8 @@ def training_curves(results: Path, out: Path) -> None:
     with open(results, newline="") as file:
         reader = csv.DictReader(file)
         rows = list(reader)
-    parts = [name for name in reader.fieldnames or () if name not in NO_PART]
-    wanted = ("epoch", "lr", "loss", *parts, "map50")
+    parts = [name for name in reader.fieldnames or () if name not in (*NO_PART, metric)]
+    wanted = ("epoch", "lr", "loss", *parts, metric)
     missing = [name for name in wanted if not rows or rows[0].get(name) is None]
     if missing:
         raise UserError(f"{results}: no rows with columns {', '.join(missing)}")
@@ -50,9 +52,9 @@ def training_curves(results: Path, out: Path) -> None:
             losses.plot(epoch, np.where(columns[name] > 0, columns[name], np.nan), label=name)
     losses.set(xlabel="epoch", ylabel="loss per picture", yscale="log")
     losses.legend(frameon=False, fontsize="small")
-    evaluated = ~np.isnan(columns["map50"])
-    precision.plot(epoch[evaluated], columns["map50"][evaluated], marker="o", markersize=3)
-    precision.set(xlabel="epoch", ylabel="mAP at IoU .5", ylim=(0, 1))
+    evaluated = ~np.isnan(columns[metric])
+    precision.plot(epoch[evaluated], columns[metric][evaluated], marker="o", markersize=3)
+    precision.set(xlabel="epoch", ylabel=label, ylim=(0, 1))
     rate.plot(epoch, columns["lr"])
     rate.set(xlabel="epoch", ylabel="learning rate", ylim=(0, None))
     _save(axes, out)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from yolov2 import plots
 from yolov2.classifier import Classifier
 from yolov2.crops import centre_example
 from yolov2.data.crops_loader import Labelled
@@ -43,7 +44,9 @@ def report(folder: Path, classifier: Classifier, val_set: Labelled, top: TopK) -
     print(f"\nbest checkpoint: {top}")
     print(top.table())
     top.save(folder / "classes.csv")
-    files = ["last.safetensors", "results.csv", "classes.csv"]
+    plots.training_curves(folder / "results.csv", folder / "curves.png", "top1", "top-1")
+    names = ("last.safetensors", "results.csv", "classes.csv", "curves.png")
+    files = [name for name in names if (folder / name).exists()]
     if len(top.labels):
         val_sheet(top, val_set).save(folder / "val_sheet.png")
         files.append("val_sheet.png")

@@ -20,7 +20,7 @@ from reference.kmeans import iou_kmeans
 from reference.region import Region
 from reference.schedule import Schedule
 from yolov2.anchors import box_cells, box_shapes
-from yolov2.checkpoint import Checkpoint, load_checkpoint, reading, training_data
+from yolov2.checkpoint import Checkpoint
 from yolov2.cli import parse, run
 from yolov2.data.dataset import Dataset, cached, verify
 from yolov2.data.device import DeviceDataset, device_batches, on_device
@@ -36,6 +36,7 @@ from yolov2.runs import new_run
 from yolov2.train_config import TrainConfig, parse_anchors
 from yolov2.training.distributed import Processes, processes
 from yolov2.training.loop import Plan, Trainer
+from yolov2.training.resume import resume
 from yolov2.training.sizes import Sizes
 from yolov2.transfer import load_trained, start_from
 
@@ -224,7 +225,7 @@ def prepare(config: TrainConfig, together: Processes) -> tuple[Trainer, Detectio
     """
     resumed: Checkpoint | None = None
     if config.resume is not None:
-        config, resumed = resume(config)
+        config, resumed = resume(config, Detector)
     config = config.resolved(together.device)
     assert config.imgsz and config.multi_scale and config.nominal_batch and config.epochs
     # before the data: that may take a while
@@ -256,33 +257,6 @@ def prepare(config: TrainConfig, together: Processes) -> tuple[Trainer, Detectio
             taken = f"resumed   in epoch {at.epoch + 1} of {plan.epochs}, after update {at.step}"
         print("\n".join(filter(None, [*plan_lines(config, trainer, train_set, val_set), taken])), flush=True)
     return trainer, task
-
-
-def resume(config: TrainConfig) -> tuple[TrainConfig, Checkpoint]:
-    """The run that ``config.resume`` names: how it was begun, but for what may change, and where it stands.
-
-    Raises
-    ------
-    UserError
-        If there is no such run, it cannot be resumed, or a flag would have no effect.
-    """
-    assert config.resume is not None
-    path = config.resume / "last.safetensors" if config.resume.is_dir() else config.resume
-    checkpoint = load_checkpoint(path)
-    if not checkpoint.momentum:
-        raise UserError(f"{path}: holds no optimiser state; resume from the run's last.safetensors")
-    if changed := config.changed():
-        allowed = ", ".join(f"--{name.replace('_', '-')}" for name in config.RESUMABLE[1:])
-        raise UserError(
-            f"{changed[0]}: --resume takes it from the run; leave it out, only {allowed} may change"
-        )
-    with reading(path):
-        begun = TrainConfig.from_plain(checkpoint.config)
-    given = {name: getattr(config, name) for name in config.RESUMABLE}
-    kept = {name: value for name, value in given.items() if value is not None}
-    return dataclasses.replace(
-        begun, **kept | {"data": config.data or training_data(checkpoint.config, path), "resume": path}
-    ), checkpoint
 
 
 def build(config: TrainConfig, train_set: Dataset) -> Detector:

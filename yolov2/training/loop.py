@@ -387,6 +387,8 @@ class Trainer:
         """One step on this process's share of a nominal batch."""
         here, step = len(batch.images), self.progress.step + len(self.pending)
         pictures = self.processes.total(here)
+        if not pictures:  # none of them can be read, as the complaints will tell
+            return
         values = torch.zeros(len(self.task.parts), device=self.processes.device)
         seen = self.progress.seen + sum(u.pictures for u in self.pending)
         pieces = batch.split(self.pieces)
