@@ -150,7 +150,8 @@ def test_the_same_box_twice_in_voc(tmp_path, capsys):
     thing = whole[whole.index("<object>") : whole.index("</annotation>")]
     path.write_text(whole.replace("</annotation>", f"{thing}</annotation>"))
     status, _, rows = checked(capsys, data, out=tmp_path / "out")
-    assert status == 1 and any("repeated" in row[1] and row[2] == "val" and "val0" in row[3] for row in rows)
+    assert status == 1
+    assert places(rows) == [("error", "repeated boxes dropped", "val", "val0.xml", "1")]
 
 
 def coco(folder, split, names, boxes):
@@ -233,7 +234,8 @@ def test_names_of_files_give_the_terminal_no_orders(clean, tmp_path, capsys):
     evil = "\x1b[2J"
     add(clean, "train", f"a{evil}", seed=50).write_bytes(b"no picture")
     add(clean, "val", f"b{evil}", seed=0)
-    _, text, rows = checked(capsys, clean, out=tmp_path / "out")
+    add(clean, "val", os.fsdecode(b"no UTF-8 \xff"), seed=51)
+    _, text, rows = checked(capsys, clean, "--mosaic", 20, out=tmp_path / "out")
     assert "\x1b" not in text and "b\\x1b[2J.png" in text
     assert len(rows) == 2
 
@@ -379,6 +381,15 @@ def test_anchors_in_pixels_are_told_from_large_ones(anchors, wrong):
 def test_anchors_in_pixels_set_the_status(clean, tmp_path, capsys):
     status, text, _ = checked(capsys, clean, "--anchors", "26,26,99,99", out=tmp_path / "out")
     assert status == 1 and "anchors in pixels instead of cells" in text
+
+
+def test_no_picture_at_all(tmp_path, capsys):
+    cut = add(tmp_path / "set", "train", "cut.jpg")
+    cut.write_bytes(cut.read_bytes()[:-400])
+    (tmp_path / "set" / "classes.txt").write_text("cat\n")
+    status, text, rows = checked(capsys, tmp_path / "set", out=tmp_path / "out")
+    assert status == 1 and ("error", "pictures that cannot be decoded") in [row[:2] for row in rows]
+    assert text.splitlines()[1].startswith("train         0")
 
 
 def test_no_boxes_at_all(tmp_path, capsys):

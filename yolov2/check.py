@@ -4,11 +4,10 @@ Every picture of every split is decoded once. What is found is printed, and ever
 ``problems.csv``: level, kind, split, file, line, reason. The exit status is 1 if there are errors, 0 if there
 are none or hints only, 2 if the data set cannot be opened at all.
 
-Errors: whatever its reader leaves out or changes (empty boxes, boxes reaching outside, unknown classes, blank
-lines, pictures without labels or labels without pictures, ...); pictures that cannot be decoded, or have
-another size than announced; the same box twice in a picture; the same picture twice in a split, or in two
-splits, by the bytes of its file or by its pixels; class names that differ between splits, or in nothing but
-spelling; anchors in pixels instead of cells.
+Errors: whatever the reader leaves out or changes (empty boxes, boxes reaching outside, the same box twice,
+unknown classes, blank lines, labels without pictures, ...); pictures that cannot be decoded, or are of another
+size than announced; the same picture twice in a split, or in two splits, by the bytes of its file or by its
+pixels; class names that differ between splits or in nothing but spelling; anchors in pixels, not in cells.
 
 Hints: pictures without boxes, or that look like one of an earlier split; classes that a split lacks; many
 boxes that are small, or that share cell and anchor with another one.
@@ -22,7 +21,7 @@ from typing import Literal
 import numpy as np
 
 from yolov2 import plots
-from yolov2.checking.boxes import fit, repeated_boxes
+from yolov2.checking.boxes import fit
 from yolov2.checking.classes import class_problems
 from yolov2.checking.mosaic import mosaic
 from yolov2.checking.pictures import Fingerprint, fingerprints, lookalikes, repeated
@@ -202,7 +201,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             splits[name] = replace(split, items=[item for item in split.items if item.path in readable])
             problems += announced(name, splits[name], readable)
-            problems += repeated_boxes(name, splits[name])
             problems += background(name, splits[name])
     problems += class_problems(splits)
 

@@ -133,17 +133,3 @@ def fit(dataset: Dataset, anchors: Anchors, imgsz: int, stride: int, resize: Mod
     best_anchors = iou_kmeans(sample, min(len(shapes), distinct))[0] if distinct else np.zeros((0, 2))
     mean = np.divide(total, won, out=np.full(len(shapes), np.nan), where=won > 0)
     return BoxFit(wh, shapes, imgsz, stride, won, mean, best_anchors, len(boxes) - len(places))
-
-
-def repeated_boxes(split: str, dataset: Dataset) -> Iterator[Problem]:
-    """The same box of the same class more than once in a picture."""
-    for item in dataset.items:
-        rows = np.column_stack([item.classes, item.boxes])
-        if len(np.unique(rows, axis=0)) == len(rows):
-            continue
-        for (number, *box), count in zip(*np.unique(rows, axis=0, return_counts=True), strict=True):
-            if count > 1:
-                x, y, w, h = np.array(box) * (item.width, item.height, item.width, item.height)
-                name = dataset.names[int(number)]
-                reason = f"{count} times {name}, {w:.0f}x{h:.0f} pixels around {x:.0f},{y:.0f}"
-                yield Problem("error", "boxes repeated in a picture", split, str(item.path), "", reason)

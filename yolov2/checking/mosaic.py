@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from yolov2.data.dataset import Dataset, Item, open_picture
+from yolov2.data.files import shown
 from yolov2.draw import draw_detections, sheet
 
 TILE = 320  # pixels of a side
@@ -75,7 +76,8 @@ def mosaic(splits: Mapping[str, Dataset], count: int) -> Image.Image:
         tiles.append(_tile(pick, names))
         boxes = len(pick.item.boxes)
         remark = f", {pick.why}" if pick.why else ""
-        captions.append(f"{pick.split}/{pick.item.id}: {boxes} box{'es' * (boxes != 1)}{remark}")
+        name = shown(f"{pick.split}/{pick.item.id}")
+        captions.append(f"{name}: {boxes} box{'es' * (boxes != 1)}{remark}")
     return sheet(tiles, COLUMNS, captions, TILE)
 
 
@@ -84,9 +86,9 @@ def _tile(pick: Pick, names: Sequence[str]) -> Image.Image:
     wh, boxes = np.array([item.width, item.height]), item.boxes.astype(np.float64)
     if pick.box is not None and _sides(item)[pick.box] * TILE < FINE:  # nobody would see it
         # a window of the picture's shape
-        shown = wh * min(1, max(ZOOM * _sides(item)[pick.box], 32 / wh.max()))
-        low = np.clip(boxes[pick.box, :2] * wh - shown / 2, 0, wh - shown).round()
-        picture = picture.crop((*low.astype(int).tolist(), *(low + shown).round().astype(int).tolist()))
+        window = wh * min(1, max(ZOOM * _sides(item)[pick.box], 32 / wh.max()))
+        low = np.clip(boxes[pick.box, :2] * wh - window / 2, 0, wh - window).round()
+        picture = picture.crop((*low.astype(int).tolist(), *(low + window).round().astype(int).tolist()))
         boxes = np.column_stack([boxes[:, :2] * wh - low, boxes[:, 2:] * wh]) / np.tile(picture.size, 2)
     scale = TILE / max(picture.size)
     tile = picture.resize([max(1, round(n * scale)) for n in picture.size], Image.Resampling.LANCZOS)

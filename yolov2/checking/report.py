@@ -11,6 +11,7 @@ from yolov2.checking.boxes import BoxFit
 from yolov2.checking.classes import class_counts
 from yolov2.checking.problems import Problem
 from yolov2.data.dataset import Dataset
+from yolov2.data.files import shown
 
 BAR = 20  # columns of the longest bar
 NAMED = 10  # problems of a kind that are printed
@@ -73,7 +74,7 @@ def class_table(splits: Mapping[str, Dataset], what: str = "boxes") -> list[str]
     for name in names[:ROWS]:
         numbers = [(c[name], most[split]) for split, c in counts.items()]
         cells = [text for n, top in numbers for text in (str(n or "none"), bar(n, top))]
-        rows.append([printable(name if len(name) <= NAME else f"{name[: NAME - 3]}..."), *cells])
+        rows.append([shown(name if len(name) <= NAME else f"{name[: NAME - 3]}..."), *cells])
     lines = table(rows, left=(0, *range(2, 2 * len(counts) + 1, 2)))
     return lines + [f"... and {len(names) - ROWS} more"] * (len(names) > ROWS)
 
@@ -112,7 +113,7 @@ def anchor_table(found: BoxFit, model: str, split: str, resize: str) -> list[str
 
 def problem_list(problems: Sequence[Problem], data: Path) -> Iterator[str]:
     """Problems by kind, errors first; names begin at the data set's folder."""
-    folder = f"{data}/"
+    folder = f"{data}/" if data.name else ""  # the current one is nowhere to be seen
     for level in ("error", "hint"):
         kinds = defaultdict(list)
         for problem in problems:
@@ -125,11 +126,6 @@ def problem_list(problems: Sequence[Problem], data: Path) -> Iterator[str]:
             yield f"  {kind}: {len(some)}"
             for problem in some[:NAMED]:
                 where = problem.where.replace(folder, "")
-                yield "    " + printable(f"{problem.split}: {where}" if problem.split else where)
+                yield "    " + shown(f"{problem.split}: {where}" if problem.split else where)
             if len(some) > NAMED:
                 yield f"    ... and {len(some) - NAMED} more"
-
-
-def printable(text: str) -> str:
-    """The text in one line that a terminal will not obey."""
-    return text if text.isprintable() else repr(text)[1:-1]
