@@ -5,7 +5,7 @@ Every picture of every split is decoded once. What is found is printed, and ever
 are none or hints only, 2 if the data set cannot be opened at all.
 
 Errors: whatever the reader leaves out or changes (empty boxes, boxes reaching outside, the same box twice,
-unknown classes, blank lines, labels without pictures, ...); pictures that cannot be decoded, or are of another
+unknown classes, blank lines, labels without pictures, ...); pictures that cannot be decoded, or have another
 size than announced; the same picture twice in a split, or in two splits, by the bytes of its file or by its
 pixels; class names that differ between splits or in nothing but spelling; anchors in pixels, not in cells.
 
