@@ -207,6 +207,10 @@ class TestAnchors:
         assert choose_anchors(TrainConfig(anchors="preset"), train_set, 64) == VOC_ANCHORS
         assert choose_anchors(TrainConfig(anchors="1,2"), train_set, 64) == ((1.0, 2.0),)
 
+    def test_pixels_are_refused(self, small_data, tmp_path, capsys):
+        flags = ("--data", small_data, "--project", tmp_path, *TINY, "--anchors", "42,55,102,128")
+        assert_refused(capsys, yolov2.train.main, *flags, names=("--anchors", "2 cells", "divided by 32"))
+
     def test_as_many_as_asked_for(self, tmp_path):
         objects = [("red", (2, 3, 12 + 5 * i, 15 + 3 * i)) for i in range(9)]
         add_picture(tmp_path / "train", "p", objects)

@@ -136,9 +136,21 @@ class DetectionTask:
 
 
 def choose_anchors(config: TrainConfig, dataset: Dataset, imgsz: int) -> tuple[tuple[float, float], ...]:
-    """Anchors in cells of 32 pixels, by `config`: given, of the preset, or k-means on the boxes."""
+    """Anchors in cells of 32 pixels, by `config`: given, of the preset, or k-means on the boxes.
+
+    Raises
+    ------
+    UserError
+        If those given are pixels, by their size.
+    """
     given = parse_anchors(config.anchors)
     if given is not None:
+        grid = imgsz // 32
+        if max(map(max, given)) > 2 * grid:  # as zoom allows
+            raise UserError(
+                f"--anchors {config.anchors}: larger than the input of {grid} cells; pixels of the "
+                "input are to be divided by 32"
+            )
         return given
     preset = find_recipe(config.model).region.anchors
     fractions, sizes = box_shapes(dataset)
