@@ -241,7 +241,7 @@ def _match(
 ) -> Matches:
     order = np.argsort(-detections.scores, kind="stable")
     speaks = (truth >= 0) & (iou >= iou_threshold)
-    ignored = ~speaks & (in_crowd >= iou_threshold)
+    ignored = in_crowd >= iou_threshold
     ignored[speaks] = truths.difficult[truth[speaks]]
     order = order[~ignored[order]]
     speakers = np.flatnonzero(speaks[order])

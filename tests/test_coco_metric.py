@@ -136,6 +136,10 @@ class TestAgainstCocosProgram:
         got = assert_equal_to_pycocotools(found, truths, 1)
         assert got.summary()["AP"] == pytest.approx(35 / 101)
 
+    def test_of_equal_scores_the_first_picture_counts_first(self):
+        found = detection_table((1, NOWHERE, 0.5), (0, A, 0.5))
+        assert assert_equal_to_pycocotools(found, truth_table((0, A)), 1).summary()["AP"] == 1
+
     def test_nothing(self):
         assert_equal_to_pycocotools(detection_table(), truth_table((0, A)), 2)
         assert_equal_to_pycocotools(detection_table((0, A, 0.5)), truth_table(), 2)

@@ -15,7 +15,7 @@ from yolov2.draw import PALETTE
 from yolov2.worst import BLUE, GREEN, RED, worst_pictures, worst_sheet
 
 NAMES = ("cat", "dog")
-TRUTHS = truth_table((0, A, 0), (0, B, 1), (0, C, 1), (1, A, 0), (1, B, 1, True))
+TRUTHS = truth_table((1, B, 1, True), (0, A, 0), (0, B, 1), (0, C, 1), (1, A, 0))
 FOUND = detection_table(
     (0, A, 0.9, 0),  # a cat
     (0, A, 0.8, 1),  # the cat again, as a dog: the truth is taken
