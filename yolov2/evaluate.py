@@ -171,14 +171,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         if len(result.names) <= FEW:
             print(f"\nscore > {config.sure:g}, IoU >= {IOU:g}, truths downwards\n{confused.table()}")
         confused.plot(config.confusion)
-    if config.worst:
-        _draw_worst(config.worst, result, pairs)
     if config.save_coco_results:
         pictures = Dataset(result.data_names, result.items)
         write_coco_results(config.save_coco_results, pictures, result.found, result.found_names)
     if config.save_detections:
         where = config.save_detections, config.split
         write_detections(*where, result.items, result.found, result.found_names)
+    if config.worst:
+        _draw_worst(config.worst, result, pairs)
 
 
 def _draw_worst(path: Path, result: Evaluation, pairs: Pairs) -> None:
