@@ -301,6 +301,21 @@ class TestCommand:
         assert_refused(capsys, train.main, "--resume", run, names=names)
         assert command(main, "--weights", run / "best.safetensors", "--data", tmp_path / "moved") == 0
 
+    def test_data_are_read_as_in_training(self, small_data, tmp_path, capsys, monkeypatch):
+        """A folder that is VOC's and YOLO's, where the latter has two boxes in every picture."""
+        monkeypatch.chdir(tmp_path)
+        shutil.copytree(small_data, tmp_path / "data")
+        (tmp_path / "data" / "data.yaml").write_text("train: train\nval: val\nnames: [blue, red]\n")
+        for picture in (tmp_path / "data").rglob("*.png"):
+            picture.with_suffix(".txt").write_text("0 0.3 0.3 0.4 0.4\n1 0.6 0.6 0.4 0.4\n")
+        assert command(train.main, "--data", "data", *TINY, "--epochs", "1", "--format", "yolo") == 0
+        capsys.readouterr()
+        assert command(main) == 0
+        captured = capsys.readouterr()
+        assert re.search(r"^mean +4 ", captured.out, re.MULTILINE) and "see --format" not in captured.err
+        assert command(main, "--format", "voc") == 0
+        assert re.search(r"^mean +2 ", capsys.readouterr().out, re.MULTILINE)
+
     def test_another_split_and_method(self, small_run, capsys):
         flags = ("--weights", small_run / "best.safetensors", "--split", "train", "--method", "coco101")
         assert command(main, *flags, "--batch", "4") == 0

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -238,10 +238,14 @@ def _of_network(config: EvaluateConfig) -> Callable[[], Evaluation]:
         raise UserError(f"{weights}: a classifier finds no boxes; give a detector")
     if config.data is None and weights.suffix != ".safetensors":
         raise UserError(f"{weights}: which pictures? give --data")
-    data = config.data or training_data(detector.config, weights)
+    data, format = config.data, config.format
+    if data is None:  # as it was trained on, read as it was then
+        data = training_data(detector.config, weights)
+        trained_as = detector.config.get("format")
+        format = format or (trained_as if trained_as in get_args(Format) else None)
     check_classes(config.classes, detector.names)
     complaints = Complaints()
-    dataset = open_dataset(data, config.split, detector.names, complaints, config.format)
+    dataset = open_dataset(data, config.split, detector.names, complaints, format)
     complaints.report()
     print(f"{weights} on {len(dataset)} pictures of {data or 'the built-in set'} ({config.split})")
 
