@@ -61,7 +61,7 @@ class TestNumbers:
     def test_one_class_of_two(self, dataset):
         result = evaluate(oracle(dataset, lambda b, s, c: (b[c == 1], s[c == 1], c[c == 1])), dataset)
         assert result.precision.per_class.tolist() == [0, 1] and result.map50 == 0.5
-        assert result.class_table().split() == [
+        assert result.table().split() == [
             *("class", "truths", "difficult", "found", "AP", "F1", "conf", "precision", "recall"),
             *("blue", "3", "0", "0", "0.000", "-", "-", "-", "-"),
             *("red", "3", "0", "3", "1.000", "1.000", "0.500", "1.000", "1.000"),
@@ -88,7 +88,7 @@ class TestNumbers:
         kept = [item for item in dataset.items if item.classes[0] == 1]
         some = type(dataset)(dataset.names, kept)
         result = evaluate(oracle(some), some)
-        table = result.class_table()
+        table = result.table()
         assert result.map50 == 1 and re.search(r"^blue +0 +0 +0 +- +- +- +- +-$", table, re.MULTILINE)
 
     def test_difficult_truths_neither_count_nor_punish(self, tmp_path):
@@ -194,7 +194,7 @@ class TestShards:
             shards.append(detect_all(detector, share))
         merged = compare(dataset, merge_shards(shards), dataset.names)
         alone = compare(dataset, list(whole.values()), dataset.names)
-        assert merged.class_table() == alone.class_table() and 0 < merged.map50 < 1
+        assert merged.table() == alone.class_table() and 0 < merged.map50 < 1
         assert merged.precision.per_class.tolist() == alone.precision.per_class.tolist()
 
     def test_a_network(self, small_data, small_run):
@@ -235,7 +235,7 @@ def test_coco_in_pixels_of_the_picture(small_data):
     numbers = result.coco.summary()
     assert (result.map50, numbers["AP"], numbers["APs"]) == (1, 1, 1) and np.isnan(numbers["APm"])
     assert result.headline().startswith("AP@[.5:.95] 1.0000, mAP@.5 1.0000 (COCO 101-point")
-    assert re.search(r"^blue +3 +0 +3 +1.000 +1.000 +1.000 +0.500 +1.000 +1.000$", result.class_table(), re.M)
+    assert re.search(r"^blue +3 +0 +3 +1.000 +1.000 +1.000 +0.500 +1.000 +1.000$", result.table(), re.M)
     assert re.search(r"^AR  \.5:\.95  small +100  1\.0000\n.*medium +100 +-\n", result.coco_table(), re.M)
     # with detections that COCO's matching gives to the next truth, the curve is COCO's too
     twice = oracle(dataset, lambda b, s, c: (b.repeat(2, 0), np.float32([0.9, 0.8]), c.repeat(2)))
@@ -257,9 +257,9 @@ class TestCommand:
         reported = capsys.readouterr().out
         assert command(main) == 0  # newest run, its data, val
         out = capsys.readouterr().out
-        for name in ("blue", "red", "mean"):
-            ap = re.search(rf"^{name} +\d+ +([\d.]+)$", reported, re.MULTILINE)[1]
-            assert re.search(rf"^{name} +\d+ +\d+ +\d+ +{ap}\b", out, re.MULTILINE)
+        for start in ("blue", "red", "mean", "mAP@.5"):
+            line = re.search(rf"^{start} .*$", reported, re.MULTILINE)[0]
+            assert line in out.splitlines()
         assert str(small_data) in out
 
     def test_json(self, small_run, tmp_path):

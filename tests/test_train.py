@@ -79,8 +79,8 @@ class TestARun:
         monkeypatch.chdir(tmp_path)
         assert command(yolov2.train.main, "--data", small_data, *TINY, "--epochs", "1") == 0
         out = capsys.readouterr().out
-        assert re.search(r"^blue +1 +[01]\.\d{3}$", out, re.MULTILINE)
-        assert re.search(r"^mean +2 +[01]\.\d{3}$", out, re.MULTILINE)
+        assert re.search(r"^blue +1 +0 +\d+ +[01]\.\d{3} ", out, re.MULTILINE)
+        assert re.search(r"^mean +2 +0 +\d+ +[01]\.\d{3}$", out, re.MULTILINE)
         words = shlex.split(re.search(r"next: (.*)", out)[1])
         assert words[:3] == ["python", "-m", "yolov2.detect"]
         assert command(detect.main, *words[3:]) == 0

@@ -157,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 parents=True, exist_ok=True
             )  # a mistake in the path must not cost a whole evaluation
     result = measure()
-    print(result.class_table())
+    print(result.table())
     if result.coco:
         print(f"\n{result.coco_table()}\n")
     print(result.headline())

@@ -160,15 +160,6 @@ class Evaluation:
         ]
 
     def table(self) -> str:
-        """Average precision per class as text."""
-        width = max(5, *(len(name) for name in self.names))
-        lines = [f"{'class':<{width}}  truths      AP"]
-        for name, ap, count in zip(self.names, self.precision.per_class, self.precision.truths, strict=True):
-            lines.append(f"{name:<{width}}  {count:>6}  {_cell(float(ap)):>6}")
-        lines.append(f"{'mean':<{width}}  {self.precision.truths.sum():>6}  {self.map50:6.3f}")
-        return "\n".join(lines)
-
-    def class_table(self) -> str:
         """`classes` as text, the last columns for the threshold `conf` with the greatest F1."""
         width = max(5, *(len(name) for name in self.names))
         coco = self.coco and self.coco.per_class()
