@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import fields
 from typing import get_args
 
 import numpy as np
@@ -81,7 +82,7 @@ def test_a_run_saves_its_whole_configuration(small_run, small_data):
     for name in ("best", "last"):
         checkpoint = load_checkpoint(small_run / f"{name}.safetensors")
         config = TrainConfig.from_plain(checkpoint.config)
-        assert set(checkpoint.config) == set(TrainConfig.__dataclass_fields__)
+        assert set(checkpoint.config) == {f.name for f in fields(TrainConfig)}
         assert (config.data, config.epochs, config.nominal_batch, config.imgsz) == (small_data, 2, 2, 64)
         assert checkpoint.names == ("blue", "red") and checkpoint.imgsz == 64
         assert checkpoint.progress["epoch"] == 2 or name == "best"
