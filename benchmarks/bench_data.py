@@ -92,7 +92,7 @@ def test_training_pictures(benchmark, data, library, workers, request):
 
 
 def stream(data, workers=0):
-    return batches(data, 32, SIZE, Augment(), workers=workers, as_bytes=True)
+    return batches(data, 32, SIZE, Augment(), workers=workers)
 
 
 def check(data):

@@ -34,7 +34,7 @@ def data():
 
 
 def same(some, others):
-    for a, b in zip(some, others, strict=True):
+    for a, b in zip(some, (other.to(torch.device("cpu")) for other in others), strict=True):
         assert torch.equal(a.truth.cpu(), b.truth) and torch.equal(a.indices, b.indices)
         assert a.images.shape == b.images.shape and a.images.dtype == torch.float32
         assert a.images.is_contiguous(memory_format=torch.channels_last)
@@ -105,7 +105,7 @@ def test_unreadable_and_changed_pictures(data, tmp_path):
         assert [n for _, n in complaints] == [str(path)]
         (batch,) = device_batches(held, 3, 64, Augment())
         assert batch.indices.tolist() == [0, 2]
-        whole = next(batches(Dataset(data.names, [one, one, one]), 3, 64, Augment()))
+        whole = next(batches(Dataset(data.names, [one, one, one]), 3, 64, Augment())).to(torch.device("cpu"))
         same([batch], [whole._replace(**{k: getattr(whole, k)[[0, 2]] for k in whole._fields})])
         assert [b.indices.tolist() for b in device_batches(held, 1, 64, Augment())] == [[0], [2]]
         rest = device_batches(held, 3, 64, Augment(), rank=1, world=3)  # keeps step with other processes

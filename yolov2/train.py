@@ -110,7 +110,7 @@ class DetectionTask:
             yield from device_batches(self.train_set, *what, **same)
         else:
             same |= {"workers": self.config.workers, "complaints": self.complaints}
-            yield from batches(self.train_set, *what, **same, as_bytes=True, pin=cuda)
+            yield from batches(self.train_set, *what, **same, pin=cuda)
         self.complaints.report()
 
     def loss(self, outputs: Tensor, batch: Batch, seen: int) -> Tensor:

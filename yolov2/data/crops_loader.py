@@ -1,10 +1,8 @@
 """Batches of labelled pictures for training and measuring classifiers (SPEC 18)."""
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from threading import Lock
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -12,9 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from yolov2.crops import CropAugment, centre_example, crop_example
+from yolov2.data.epoch import Share, ahead, network_input, shares
 from yolov2.errors import Complaints, UserError
-
-T = TypeVar("T")
 
 
 class Labelled(Protocol):
@@ -53,12 +50,8 @@ class LabelBatch(NamedTuple):
 
     def to(self, device: torch.device) -> "LabelBatch":
         """The batch on a device, pictures as float32 in [0, 1]; from pinned memory nobody waits for it."""
-        later = device.type == "cuda"
-        images = self.images.to(device, non_blocking=later)
-        if images.dtype == torch.uint8:
-            images = images.to(torch.float32).div_(255)
-        images = images.contiguous(memory_format=torch.channels_last)
-        return LabelBatch(images, self.labels.to(device, non_blocking=later), self.indices)
+        labels = self.labels.to(device, non_blocking=device.type == "cuda")
+        return LabelBatch(network_input(self.images, device), labels, self.indices)
 
     def split(self, parts: int) -> list["LabelBatch"]:
         """So many batches, the first the largest by at most one picture; fewer if there are fewer."""
@@ -157,16 +150,10 @@ def label_batches(
     UserError
         If a picture cannot be read and no `complaints` are given.
     """
-    order = np.arange(len(dataset))
-    if shuffle:
-        order = np.random.default_rng([seed, epoch]).permutation(order)
-    groups = [order[i : i + batch] for i in range(0, len(order), batch)]
-    if drop_last and groups and len(groups[-1]) < batch:
-        groups.pop()
 
-    def make(group: np.ndarray) -> LabelBatch:
+    def make(part: Share) -> LabelBatch:
         crops, indices = [], []
-        for index in group[len(group) * rank // world : len(group) * (rank + 1) // world].tolist():
+        for index in part[1]:
             try:
                 pixels = dataset.pixels(index) if isinstance(dataset, Kept) else dataset.picture(index)
             except UserError as error:
@@ -186,22 +173,6 @@ def label_batches(
         labels = torch.from_numpy(dataset.labels[indices].astype(np.int64))
         return LabelBatch(images.permute(0, 3, 1, 2), labels, torch.tensor(indices, dtype=torch.int64))
 
-    made = map(make, groups[start:]) if workers == 0 else _ahead(make, groups[start:], workers)
-    yield from made if world > 1 else (some for some in made if len(some.images))
-
-
-def _ahead(make: Callable[[np.ndarray], T], groups: Sequence[np.ndarray], workers: int) -> Iterator[T]:
-    """Make the batches in threads, so many ahead."""
-    # One torch thread per worker (the setting is the thread's own): the caller's network has the others.
-    pool = ThreadPoolExecutor(workers, "batches", initializer=torch.set_num_threads, initargs=(1,))
-    pending: deque[Future[T]] = deque()
-    try:
-        for group in groups:
-            pending.append(pool.submit(make, group))
-            if len(pending) > workers:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        # Also reached by Ctrl-C and by a caller that stops early: what has not begun never will.
-        pool.shutdown(wait=False, cancel_futures=True)
+    place = {"seed": seed, "epoch": epoch, "start": start, "rank": rank, "world": world}
+    parts = shares(len(dataset), batch, shuffle=shuffle, drop_last=drop_last, **place)
+    yield from (made for made in ahead(make, parts, workers) if world > 1 or len(made.images))

@@ -18,6 +18,7 @@ from fast.augment import Placed, augment
 from reference.augment import Draws
 from yolov2.augment import Augment, Plan, integers, plan
 from yolov2.data.dataset import Dataset
+from yolov2.data.epoch import shares
 from yolov2.data.loader import Batch, Size
 from yolov2.errors import Complaints, UserError
 
@@ -140,22 +141,14 @@ def device_batches(
     UserError
         If the options ask for another form.
     """
-    if batch < 1 or start < 0 or not 0 <= rank < world:
-        raise ValueError(f"batch {batch}, start {start} or rank {rank} of {world} has no meaning")
     if options.form != "place":
         raise UserError(
             f"--cache device: pictures of the form {options.form} are made by --cache memory only"
         )
-    order = np.arange(len(dataset))
-    if shuffle:
-        order = np.random.default_rng([seed, epoch]).permutation(order)
-    groups = [order[i : i + batch] for i in range(0, len(order), batch)]
-    if groups and len(groups[-1]) < (batch if drop_last else world):
-        groups.pop()
-    for number, group in enumerate(groups[start:], start):
+    place = {"seed": seed, "epoch": epoch, "start": start, "rank": rank, "world": world}
+    for number, share in shares(len(dataset), batch, shuffle=shuffle, drop_last=drop_last, **place):
         wanted = size(number) if callable(size) else size
         shape = (wanted, wanted) if isinstance(wanted, int) else wanted
-        share = group[len(group) * rank // world : len(group) * (rank + 1) // world].tolist()
         share = [index for index in share if dataset.starts[index] is not None]
         if share or world > 1:
             plans = [_plan(dataset, index, shape, options, [seed, epoch, index]) for index in share]

@@ -1,8 +1,6 @@
 """Batches for training: pictures and padded truths, made ahead in threads where that helps."""
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +9,7 @@ from torch import Tensor
 
 from yolov2.augment import Augment, augment
 from yolov2.data.dataset import Dataset
+from yolov2.data.epoch import Share, ahead, network_input, shares
 from yolov2.errors import Complaints, UserError
 from yolov2.letterbox import Letterbox, Mode
 
@@ -37,12 +36,8 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on a device, pictures as float32 in [0, 1]; from pinned memory nobody waits for it."""
-        later = device.type == "cuda"
-        images = self.images.to(device, non_blocking=later)  # a quarter of what floats would be
-        if images.dtype == torch.uint8:
-            images = images.to(torch.float32).div_(255)
-        images = images.contiguous(memory_format=torch.channels_last)
-        return Batch(images, self.truth.to(device, non_blocking=later), self.indices)
+        truth = self.truth.to(device, non_blocking=device.type == "cuda")
+        return Batch(network_input(self.images, device), truth, self.indices)
 
     def split(self, parts: int) -> list["Batch"]:
         """So many batches, the first the largest by at most one picture; fewer if there are fewer pictures.
@@ -69,7 +64,6 @@ def batches(
     start: int = 0,
     rank: int = 0,
     world: int = 1,
-    as_bytes: bool = False,
     pin: bool = False,
 ) -> Iterator[Batch]:
     """One epoch over a data set.
@@ -103,10 +97,7 @@ def batches(
         Batches of the epoch to leave out, because they were done before an interruption.
     rank, world : int
         Which of how many processes this is. Each gets its contiguous share of every batch; shares differ by
-        one picture at most. To keep step, all go through the same batches: a last one of fewer pictures than
-        processes is left out, and a share of which no picture can be read is an empty batch.
-    as_bytes : bool
-        Keep augmented pictures as uint8, which are quicker to copy. `Batch.to` does the rest.
+        one picture at most. A share of none is an empty batch, so that all keep step.
     pin : bool
         Put batches into pinned memory, from where they reach a GPU in passing; needs one.
 
@@ -122,23 +113,13 @@ def batches(
     UserError
         If a picture cannot be read and no `complaints` are given.
     """
-    if batch < 1 or min(workers, start) < 0:
-        raise ValueError(f"batch {batch} must be positive, workers {workers} and start {start} not negative")
-    if not 0 <= rank < world:
-        raise ValueError(f"rank {rank} is not in 0..{world - 1}")
-    order = np.arange(len(dataset))
-    if shuffle:
-        order = np.random.default_rng([seed, epoch]).permutation(order)
-    groups = [order[i : i + batch] for i in range(0, len(order), batch)]
-    if groups and len(groups[-1]) < (batch if drop_last else world):
-        groups.pop()
 
-    def make(number: int) -> Batch | None:
+    def make(part: Share) -> Batch:
+        number, share = part
         wanted = size(number) if callable(size) else size
         shape = (wanted, wanted) if isinstance(wanted, int) else wanted
-        group, samples = groups[number], []
-        share = group[len(group) * rank // world : len(group) * (rank + 1) // world]
-        for index in share.tolist():
+        samples = []
+        for index in share:
             try:
                 samples.append(
                     (*_sample(dataset, index, shape, options, [seed, epoch, index], resize), index)
@@ -147,29 +128,11 @@ def batches(
                 if complaints is None:
                     raise
                 complaints.add("unreadable pictures skipped", dataset.items[index].path)
-        if not samples and world == 1:
-            return None
-        made = collate(samples, shape, pin)
-        if as_bytes or made.images.dtype != torch.uint8:
-            return made
-        return made._replace(images=made.images.to(torch.float32).div_(255))
+        return collate(samples, shape, pin)
 
-    if workers == 0:
-        yield from filter(None, map(make, range(start, len(groups))))
-        return
-    # One torch thread per worker (the setting is the thread's own): the caller's network has the others, and
-    # OpenMP teams that wait for a busy core make a picture ten times as slow.
-    pool = ThreadPoolExecutor(workers, "batches", initializer=torch.set_num_threads, initargs=(1,))
-    pending: deque[Future[Batch | None]] = deque()
-    try:
-        for number in range(start, len(groups) + workers):
-            if number < len(groups):
-                pending.append(pool.submit(make, number))
-            if number >= start + workers and (made := pending.popleft().result()) is not None:
-                yield made
-    finally:
-        # Also reached by Ctrl-C and by a caller that stops early: what has not begun never will.
-        pool.shutdown(wait=False, cancel_futures=True)
+    place = {"seed": seed, "epoch": epoch, "start": start, "rank": rank, "world": world}
+    parts = shares(len(dataset), batch, shuffle=shuffle, drop_last=drop_last, **place)
+    yield from (made for made in ahead(make, parts, workers) if world > 1 or len(made.images))
 
 
 def collate(samples: Sequence[Sample], size: tuple[int, int], pin: bool = False) -> Batch:
