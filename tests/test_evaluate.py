@@ -194,7 +194,7 @@ class TestShards:
             shards.append(detect_all(detector, share))
         merged = compare(dataset, merge_shards(shards), dataset.names)
         alone = compare(dataset, list(whole.values()), dataset.names)
-        assert merged.table() == alone.class_table() and 0 < merged.map50 < 1
+        assert merged.table() == alone.table() and 0 < merged.map50 < 1
         assert merged.precision.per_class.tolist() == alone.precision.per_class.tolist()
 
     def test_a_network(self, small_data, small_run):
