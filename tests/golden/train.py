@@ -72,10 +72,10 @@ def trainer_of(case: Case, config, network_parameters) -> Trainer:
     plan = Plan(net.batch, net.batch, epochs=case.config["updates"])
     side = Sizes(net.width, net.width, plan.updates)
     task = Recorded(layers[-1])
-    trainer = Trainer(loop, model, task, plan, net.schedule, side, Path(), Processes())  # type: ignore[arg-type]
+    trainer = Trainer(loop, model, task, plan, net.schedule, side, Path(), Processes())
     seen = case.config["seen_at_start"]
     trainer.progress = Progress(step=seen // net.batch, seen=seen)
-    trainer.bar = Silent()  # type: ignore[assignment]
+    trainer.bar = Silent()
     return trainer
 
 
