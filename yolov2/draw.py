@@ -14,6 +14,9 @@ PALETTE = (
 )  # fmt: skip
 GAP = 8  # between the tiles of a sheet, in pixels
 
+Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
+Colour = tuple[int, int, int]
+
 
 def draw_detections(
     picture: Image.Image,
@@ -52,11 +55,10 @@ def draw_detections(
     corners = np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], 1)
     corners = (corners.clip(0, 1) * [width - 1, height - 1, width - 1, height - 1]).round().astype(int)
     for i in order:
-        colour = PALETTE[int(classes[i]) % len(PALETTE)]
-        pen.rectangle(corners[i].tolist(), outline=colour, width=line)
+        pen.rectangle(corners[i].tolist(), outline=colour_of(classes[i]), width=line)
     for i in order:  # all tags after all boxes: no line through a word
         label = names[int(classes[i])] + ("" if scores is None else f" {float(scores[i]):.2f}")
-        _tag(pen, label, corners[i].tolist(), PALETTE[int(classes[i]) % len(PALETTE)], font, drawn.size)
+        _tag(pen, label, corners[i].tolist(), colour_of(classes[i]), font, drawn.size)
     return drawn
 
 
@@ -107,19 +109,40 @@ def sheet(
             x = GAP + column * (cell_w + GAP)
             page.paste(tile, (x + (cell_w - tile.width) // 2, y + (cell_h - tile.height) // 2))
             if captions:
-                caption = _shortened(captions[row * columns + column], font, cell_w)
+                caption = fitted_text(captions[row * columns + column], font, cell_w)
                 middle = (x + cell_w / 2, y + cell_h + caption_height / 2 + 2)
                 pen.text(middle, caption, (40, 40, 40), font, anchor="mm")
         y += cell_h + caption_height + GAP
     return page
 
 
+def colour_of(number: int) -> Colour:
+    """The colour of a class."""
+    return PALETTE[int(number) % len(PALETTE)]
+
+
+def ink_on(colour: Colour) -> str:
+    """Black or white, whichever is easier to read on that colour."""
+    bright = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 140
+    return "black" if bright else "white"
+
+
+def fitted_text(text: str, font: Font, width: float) -> str:
+    """The text, its middle left out if it is wider than `width` pixels."""
+    if font.getlength(text) <= width:
+        return text
+    keep = len(text) // 2
+    while keep and font.getlength(f"{text[:keep]}...{text[-keep:]}") > width:
+        keep -= 1
+    return f"{text[:keep]}...{text[-keep:]}" if keep else "..."
+
+
 def _tag(
     pen: ImageDraw.ImageDraw,
     label: str,
     box: list[int],
-    colour: tuple[int, int, int],
-    font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
+    colour: Colour,
+    font: Font,
     size: tuple[int, int],
 ) -> None:
     """A filled label above the box, or inside it where the picture ends; never outside the picture."""
@@ -129,20 +152,9 @@ def _tag(
     x = max(0, min(box[0], size[0] - width))
     y = max(0, min(box[1] - height if box[1] >= height else box[1], size[1] - height))
     pen.rectangle((x, y, x + width - 1, y + height - 1), fill=colour)
-    bright = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 140
-    pen.text((x + pad - left, y + pad - top), label, "black" if bright else "white", font)
+    pen.text((x + pad - left, y + pad - top), label, ink_on(colour), font)
 
 
 def _fit(size: tuple[int, int], side: int) -> tuple[int, int]:
     factor = side / max(size)
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
-
-
-def _shortened(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> str:
-    """The text, its middle left out if it is wider than `width` pixels."""
-    if font.getlength(text) <= width:
-        return text
-    keep = len(text) // 2
-    while keep and font.getlength(f"{text[:keep]}...{text[-keep:]}") > width:
-        keep -= 1
-    return f"{text[:keep]}...{text[-keep:]}" if keep else "..."
