@@ -1,5 +1,6 @@
 """Class probabilities on a tree of words, for YOLO9000 (SPEC 13; paper 2, sec. 4)."""
 
+import math
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
@@ -163,14 +164,25 @@ def _exact(x: Tensor) -> torch.dtype:
 def _nodes_first(compute: Callable[..., None], structure: str, dim: int, *inputs: Tensor) -> Tensor:
     """The result of compute(out, *inputs, structure), which wants the nodes in dimension 0."""
     out = torch.empty_like(inputs[0])
-    if out.stride(dim) != 1 or out.device.type != "cpu":
+    if out.device.type != "cpu":
         compute(*(x.movedim(dim, 0) for x in (out, *inputs)), structure)
+        return out
+    if not out.numel():
+        return out
+    outer = sorted((d for d in range(out.dim()) if d != dim), key=out.stride, reverse=True)
+    inner = [d for d in outer if out.stride(d) < out.stride(dim) and out.shape[d] > 1]
+    order = (*(d for d in outer if d not in inner), dim, *inner)
+    shape = (-1, out.shape[dim], math.prod(out.shape[d] for d in inner))
+    blocks = [x.permute(order).reshape(shape) for x in (out, *inputs)]  # of `out` a view
+    if inner:
+        # One image and anchor after the other: a node's values are copied three times as quickly where they
+        # are contiguous.
+        for block in zip(*blocks, strict=True):
+            compute(*block, structure)
         return out
     # Nodes are neighbours in memory (channels last). Groups of one size would come from all over it, a line
     # of the cache for a few nodes each time; so some rows after the other are turned around in the cache.
-    around = sorted((d for d in range(out.dim()) if d != dim), key=out.stride, reverse=True)
-    rows = [x.permute(*around, dim).reshape(-1, x.shape[dim]) for x in (out, *inputs)]  # of `out` a view
-    for piece in zip(*(x.split(PIECE) for x in rows), strict=True):
+    for piece in zip(*(x[..., 0].split(PIECE) for x in blocks), strict=True):
         turned = [x.t().contiguous() for x in piece[1:]]
         result = torch.empty_like(turned[0])
         compute(result, *turned, structure)
