@@ -1,7 +1,8 @@
 """Train a classifier for a detector to start from: ``python -m yolov2.pretrain --data FOLDER`` (SPEC 18).
 
 Two stages in one run, as Darknet-19 was trained for YOLOv2: at 224 pixels, then for a while at 448. People
-without ImageNet train on the objects of their detection data: ``--crops``. On many GPUs:
+without ImageNet train on the objects of their detection data: ``--crops``. With ``--tree`` the classes are
+nodes of a tree of words, as YOLO9000 was begun (SPEC 13.5). On many GPUs:
 ``torchrun --nproc-per-node=N -m yolov2.pretrain ...``.
 """
 
@@ -15,19 +16,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from reference.region import WordTree
 from yolov2.checkpoint import Checkpoint, load_checkpoint, reading, training_data
-from yolov2.classifier import Classifier
+from yolov2.classifier import Classifier, label_loss
 from yolov2.cli import parse, run
 from yolov2.data.class_folders import open_classification
 from yolov2.data.crops_loader import Kept, LabelBatch, Labelled, label_batches
 from yolov2.errors import Complaints, UserError
 from yolov2.loading import load
 from yolov2.model import Model
-from yolov2.pretrain_config import PretrainConfig, Stage, find_classifier
+from yolov2.pretrain_config import PretrainConfig, Stage, find_classifier, open_nodes
 from yolov2.pretrain_report import plan_lines, report
 from yolov2.runs import new_run
 from yolov2.topk import TopK, merge, top_k
@@ -54,6 +55,8 @@ class ClassificationTask:
 
     Parameters
     ----------
+    tree : WordTree, optional
+        The classes are its nodes.
     config : PretrainConfig
         Resolved.
     stage : Stage
@@ -71,6 +74,7 @@ class ClassificationTask:
 
     def __init__(
         self,
+        tree: WordTree | None,
         config: PretrainConfig,
         stage: Stage,
         train_set: Kept,
@@ -78,6 +82,7 @@ class ClassificationTask:
         plan: Plan,
         processes: Processes,
     ):
+        self.tree = tree
         self.config, self.stage, self.plan, self.processes = config, stage, plan, processes
         self.train_set, self.val_set = train_set, val_set
 
@@ -104,11 +109,11 @@ class ClassificationTask:
         complaints.report()
 
     def loss(self, outputs: Tensor, batch: LabelBatch, seen: int) -> Tensor:
-        """Minus the log of the probability of every picture's class, summed (SPEC 10)."""
-        return F.cross_entropy(outputs.flatten(1), batch.labels, reduction="sum")[None]
+        """See `yolov2.classifier.label_loss`."""
+        return label_loss(outputs.flatten(1), batch.labels, self.tree)[None]
 
     def evaluate(self, model: Model) -> float:
-        """Share of the val pictures whose class is the most probable one."""
+        """Share of the val pictures whose class is the most probable one; on a tree, see `yolov2.topk`."""
         assert isinstance(model, Classifier)
         top = self.measure(model)
         if self.processes.first:
@@ -136,6 +141,7 @@ def measure(classifier: Classifier, dataset: Labelled, config: PretrainConfig, t
         together.world,
         together.first,
         complaints,
+        config.tree_thresh,
     )
     complaints.report()
     return merge(together.gather(mine))
@@ -177,9 +183,14 @@ def _pretrain(config: PretrainConfig, together: Processes) -> PretrainResult:
     config = config.resolved(together.device)
     # before the data: that may take a while
     trained = load_trained(config.weights, config.cfg) if config.weights and not last else None
+    names: tuple[str, ...] | None
+    if last:
+        names, tree = last.names, last.head.tree  # type: ignore[union-attr]
+    else:
+        names, tree = together.from_first(open_nodes(config) if together.first else None)
     complaints = Complaints()
-    train_set = _open(config, "train", last.names if last else None, together, complaints)
-    val_set = _open(config, "val", train_set.names, together, complaints)
+    train_set = _open(config, "train", names, tree, together, complaints)
+    val_set = _open(config, "val", train_set.names, tree, together, complaints)
     complaints.report()
 
     lines = []
@@ -187,7 +198,7 @@ def _pretrain(config: PretrainConfig, together: Processes) -> PretrainResult:
         classifier = _classifier(last, folder)
     else:
         torch.manual_seed(config.seed)
-        classifier = build(config, train_set.names)
+        classifier = build(config, train_set.names, tree)
         if config.weights:
             lines = [f"weights   {start_from(classifier.network, trained, config.weights)}"]
         folder = together.from_first(new_run(config.project, config.name) if together.first else None)
@@ -260,7 +271,7 @@ def train_stage(
     # evaluate and --resume may be called from another folder
     classifier.config = dataclasses.replace(config, data=config.data and config.data.absolute()).to_plain()
     plan = Plan(len(train_set), config.nominal_batch, stage.until, stage.before)
-    task = ClassificationTask(config, stage, train_set, val_set, plan, together)
+    task = ClassificationTask(classifier.tree, config, stage, train_set, val_set, plan, together)
     trainer = Trainer(
         config.of_stage(stage, together.device),
         classifier,
@@ -303,8 +314,8 @@ def _from_first(path: Path, together: Processes) -> Checkpoint:
     return together.from_first(load_checkpoint(path) if together.first else None)
 
 
-def build(config: PretrainConfig, names: Sequence[str]) -> Classifier:
-    """A new classifier for these classes, with random weights.
+def build(config: PretrainConfig, names: Sequence[str], tree: WordTree | None = None) -> Classifier:
+    """A new classifier for these classes, or the nodes of a tree that people call so, with random weights.
 
     Raises
     ------
@@ -314,7 +325,7 @@ def build(config: PretrainConfig, names: Sequence[str]) -> Classifier:
     assert config.imgsz
     if len(names) < 2:
         raise UserError(f"{config.data}: {len(names)} class; a classifier needs two to tell apart")
-    layers = find_classifier(config.model).build(len(names))
+    layers = find_classifier(config.model).build(len(names) if tree is None else tree)
     try:
         return Classifier.build(layers, names, config.imgsz)
     except ValueError as error:
@@ -325,13 +336,14 @@ def _open(
     config: PretrainConfig,
     split: str,
     names: tuple[str, ...] | None,
+    tree: WordTree | None,
     together: Processes,
     complaints: Complaints,
 ) -> Kept:
     """A split of the data, read once for all processes."""
     found: Labelled | None = None
     if together.first:
-        found = open_classification(config.data, split, names, complaints, config.crops)
+        found = open_classification(config.data, split, names, complaints, config.crops, tree)
     memory = CACHE_BYTES // together.world if config.cache == "memory" else 0
     return Kept(together.from_first(found), memory if split == "train" else memory // 4)
 
@@ -347,7 +359,7 @@ def evaluate(config: PretrainConfig) -> TopK:
     assert config.evaluate is not None
     path = config.evaluate / "best.safetensors" if config.evaluate.is_dir() else config.evaluate
     with processes(config.device) as together:
-        classifier = load(path, config.cfg, imgsz=config.imgsz, device=together.device)
+        classifier = load(path, config.cfg, config.names, imgsz=config.imgsz, device=together.device)
         if not isinstance(classifier, Classifier):
             raise UserError(f"{path}: a detector; measure it with `python -m yolov2.evaluate`")
         if config.data is None:
@@ -356,7 +368,7 @@ def evaluate(config: PretrainConfig) -> TopK:
             crops = bool(classifier.config.get("crops"))
             config = dataclasses.replace(config, data=training_data(classifier.config, path), crops=crops)
         complaints = Complaints()
-        val_set = _open(config, "val", classifier.names, together, complaints)
+        val_set = _open(config, "val", classifier.names, classifier.tree, together, complaints)
         complaints.report()
         top = measure(classifier, val_set, config, together)
         if together.first:

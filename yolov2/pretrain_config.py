@@ -9,13 +9,15 @@ from typing import Any
 import torch
 
 from reference.layers import AvgPool, Conv, Cost, Dropout, Layer, Softmax
+from reference.region import WordTree
 from reference.schedule import Schedule
 from yolov2.cfg import open_cfg
 from yolov2.cli import option
 from yolov2.crops import CropAugment
 from yolov2.errors import UserError
 from yolov2.presets import CLASSIFIERS, Classes, ClassifierRecipe
-from yolov2.training.config import FACTOR, LIMITS, Limit, LoopConfig, default_workers
+from yolov2.training.config import FACTOR, FRACTION, LIMITS, Limit, LoopConfig, default_workers
+from yolov2.tree.files import open_node_names, open_tree
 
 SIDE: Limit = (lambda n: 32 <= n <= 4096, "from 32 to 4096")
 PRETRAIN_LIMITS: dict[str, Limit] = {
@@ -24,6 +26,7 @@ PRETRAIN_LIMITS: dict[str, Limit] = {
     "finetune_lr": LIMITS["lr"],
     "angle": (lambda x: 0 <= x <= 180, "from 0 to 180"),
     "aspect": FACTOR,
+    "tree_thresh": FRACTION,
 }
 FINETUNE_ZOOM = 448 / 448, 512 / 448  # min_crop and max_crop of darknet19_448.cfg
 CPU_PIXELS = 1 << 19  # of the pictures that a CPU takes at a time: 32 of 128x128, 10 of 224x224
@@ -83,10 +86,24 @@ class PretrainConfig(LoopConfig):
         "side of the input in the second stage; none is twice that of the first", default=None
     )
     finetune_epochs: int | None = option(
-        "times over the data, second stage; none is a sixteenth of the first's, and 0 for nano", default=None
+        "times over the data, second stage; none is a sixteenth of the first's, and 0 for nano and darknet9000",
+        default=None,
     )
     finetune_lr: float | None = option(
         "learning rate of the second stage; none is a hundredth of the first's", default=None
+    )
+    tree: Path | None = option(
+        "classes are the nodes of this tree, a 'name parent' a line as in Darknet's 9k.tree; a class folder "
+        "may be called after any of them",
+        default=None,
+    )
+    names: Path | None = option(
+        "what people call the nodes, a name a line (with --evaluate: the classes of those .weights); none is "
+        "the .names beside the tree",
+        default=None,
+    )
+    tree_thresh: float = option(
+        "measured on a tree: a descent goes on while the path is more probable than this", default=0.5
     )
     weights: Path | None = option(
         "start from this checkpoint or Darknet's .weights instead of random weights", default=None
@@ -110,6 +127,7 @@ class PretrainConfig(LoopConfig):
     )
 
     RESUMABLE = (*LoopConfig.RESUMABLE, "finetune_epochs")
+    PATHS = (*LoopConfig.PATHS, "tree", "names")
 
     def __post_init__(self):
         super().__post_init__()
@@ -118,6 +136,10 @@ class PretrainConfig(LoopConfig):
             raise ValueError(f"--model {self.model}: choose one of {', '.join(CLASSIFIERS)}, or a .cfg file")
         if self.cfg is not None and self.weights is None and self.evaluate is None:
             raise ValueError("--cfg: is of --weights; the network to train is --model")
+        if self.evaluate is not None and self.tree is not None:
+            raise ValueError("--tree: a classifier has its own; leave it out to --evaluate one")
+        if self.model == "darknet9000" and self.tree is None and self.resume is None:
+            raise ValueError("--model darknet9000: needs a --tree, such as Darknet's 9k.tree")
         if self.cache == "device":
             raise ValueError("--cache device: is for detectors; choose none or memory")
         if self.zoom is not None and (len(self.zoom) != 2 or self.zoom[0] > self.zoom[1]):
@@ -181,7 +203,7 @@ def find_classifier(model: str) -> ClassifierRecipe:
     ----------
     model : str
         A name in `yolov2.presets.CLASSIFIERS`, or the path of a cfg file whose network ends in a convolution,
-        an average pool and a softmax; its classes can be replaced by others.
+        an average pool and a softmax; its classes, or its tree, can be replaced by others.
 
     Raises
     ------
@@ -201,18 +223,42 @@ def find_classifier(model: str) -> ClassifierRecipe:
         raise UserError(
             f"--model {model}: trained are networks that end in a convolution, an average pool and a softmax"
         )
-    if any(isinstance(layer, Softmax) and layer.tree for layer in rest):
-        raise UserError(f"--model {model}: networks with a tree cannot be trained yet")
     if net.channels not in (0, 3) or net.height != net.width:
         raise UserError(f"--model {model}: trained are networks for square RGB pictures; see width, height")
 
     def table(classes: Classes) -> list[Layer]:
-        assert isinstance(classes, int) and isinstance(feeding, Conv)
-        return [*layers[:last], dataclasses.replace(feeding, filters=classes), *rest]
+        assert isinstance(feeding, Conv)
+        tree, filters = (None, classes) if isinstance(classes, int) else (classes, len(classes.parents))
+        ending = [Softmax(tree) if isinstance(layer, Softmax) else layer for layer in rest]
+        return [*layers[:last], dataclasses.replace(feeding, filters=filters), *ending]
 
-    recipe = ClassifierRecipe(table, net.height or 224, feeding.filters, lr=net.schedule.learning_rate)
+    tree = next(layer.tree for layer in rest if isinstance(layer, Softmax))
+    head = feeding.filters if tree is None else tree
+    recipe = ClassifierRecipe(table, net.height or 224, head, lr=net.schedule.learning_rate)
     if net.batch > 1:  # published files are left as for testing, one picture at a time
         recipe = dataclasses.replace(recipe, nominal_batch=net.batch)
     if net.height and net.min_crop and net.max_crop:
         recipe = dataclasses.replace(recipe, zoom=(net.min_crop / net.height, net.max_crop / net.height))
     return recipe
+
+
+def open_nodes(config: PretrainConfig) -> tuple[tuple[str, ...] | None, WordTree | None]:
+    """The tree to train on, `config.tree` or that of the cfg file, and what people call its nodes.
+
+    Returns
+    -------
+    names : tuple of str, or None
+        None where there is no tree: the data have the classes.
+    tree : WordTree, or None
+
+    Raises
+    ------
+    UserError
+        If a file cannot be read, or there are names and no tree.
+    """
+    head = open_tree(config.tree) if config.tree else find_classifier(config.model).head
+    if isinstance(head, WordTree):
+        return open_node_names(head, config.tree or config.model, config.names), head
+    if config.names is not None:
+        raise UserError(f"--names {config.names}: are of the nodes of a --tree, and there is none")
+    return None, None

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from reference.layers import Conv
 from yolov2 import plots
 from yolov2.classifier import Classifier
 from yolov2.crops import centre_example
@@ -29,13 +30,22 @@ def plan_lines(
     rows = summary(classifier.network.layers, (3, config.imgsz, config.imgsz))
     counts = np.bincount(train_set.labels, minlength=len(train_set.names))
     cut = " cut out" if config.crops or config.data is None else ""
-    names = [f"{name} {count}" for name, count in zip(train_set.names, counts, strict=True)]
-    return [
+    tree = classifier.tree
+    known = np.arange(len(counts)) if tree is None else np.flatnonzero(counts)
+    names = [f"{train_set.names[c]} {counts[c]}" for c in known]
+    lines = [
         f"model     {config.model}: {sum(r.learnable for r in rows) / 1e6:.2f} M parameters, "
         f"{total_flops(rows) / 1e9:.3f} BFLOP a picture at {config.imgsz}x{config.imgsz}",
         f"data      {len(train_set)} train pictures{cut}, {len(val_set)} val pictures; {len(names)} classes: "
         f"{shortened(names, 20)}",
     ]
+    if tree is not None:
+        inner = sum(tree.child_group[node] >= 0 for node in known)
+        lines.append(
+            f"tree      {len(counts)} nodes in {len(tree.group_sizes)} groups; "
+            f"{len(known)} have train pictures, {inner} of these are inner ones"
+        )
+    return lines
 
 
 def report(folder: Path, classifier: Classifier, val_set: Labelled, top: TopK) -> None:
@@ -45,7 +55,9 @@ def report(folder: Path, classifier: Classifier, val_set: Labelled, top: TopK) -
     print(top.table())
     top.save(folder / "classes.csv")
     plots.training_curves(folder / "results.csv", folder / "curves.png", "top1", "top-1")
-    names = ("last.safetensors", "results.csv", "classes.csv", "curves.png")
+    if top.hierarchy is not None:
+        top.hierarchy.save(folder / "hierarchy.json")
+    names = ("last.safetensors", "results.csv", "classes.csv", "hierarchy.json", "curves.png")
     files = [name for name in names if (folder / name).exists()]
     if len(top.labels):
         val_sheet(top, val_set).save(folder / "val_sheet.png")
@@ -59,7 +71,9 @@ def next_command(classifier: Classifier, weights: Path) -> str:
     """The command that trains a detector from the classifier, or one that measures it again."""
     config = classifier.config
     data = ["--data", config["data"] if config.get("crops") else "DATA"] if config.get("data") else []
-    trunk = classifier.network.layers[:-3]  # without its own convolution, average pool and softmax
+    layers = classifier.network.layers
+    last = next(i for i in reversed(range(len(layers))) if isinstance(layers[i], Conv))
+    trunk = layers[:last]  # without the convolution that tells its own classes apart
     for name, preset in PRESETS.items():
         if preset.build()[: len(trunk)] == trunk:
             return shlex.join(
@@ -83,13 +97,14 @@ def val_sheet(top: TopK, dataset: Labelled, side: int = 160) -> Image.Image:
         Of a tile, in pixels.
     """
     sample = np.linspace(0, len(top.labels) - 1, min(TILES, len(top.labels))).round().astype(int)
-    wrong = np.flatnonzero(~top.right())
+    right = top.right()
+    wrong = np.flatnonzero(~right)
     surest = wrong[np.argsort(-top.probability[wrong], kind="stable")][:TILES]
     tiles, captions = [], []
     for i in [*sample.tolist(), *surest.tolist()]:
         crop = Image.fromarray(centre_example(np.asarray(dataset.picture(int(top.indices[i]))), top.imgsz))
         label, found = top.labels[i], top.ranked[i, 0]
-        tiles.append(ImageOps.expand(crop.resize((side, side)), 4, RIGHT if label == found else WRONG))
+        tiles.append(ImageOps.expand(crop.resize((side, side)), 4, RIGHT if right[i] else WRONG))
         said = top.names[label] if label == found else f"{top.names[label]} as {top.names[found]}"
         captions.append(f"{said} {top.probability[i]:.2f}")
     return sheet(tiles, 6, captions, side + 8)

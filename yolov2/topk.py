@@ -1,19 +1,27 @@
-"""How often a classifier is right: top-1 and top-5 on the middle of every picture (SPEC 18)."""
+"""How often a classifier is right: top-1 and top-5 on the middle of every picture (SPEC 18).
+
+On a tree it is asked for leaves, as in Darknet, and a label is right if it is one of them or lies above one:
+a picture of which no more is known than that it shows a dog is right as any dog.
+"""
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from yolov2.classifier import Classifier
+from fast.wordtree import descend
+from reference.region import WordTree
+from yolov2.classifier import Classifier, leaf_probability
 from yolov2.data.crops_loader import Labelled, label_batches
 from yolov2.errors import Complaints
 from yolov2.model import input_size
+from yolov2.tree.accuracy import HierarchicalAccuracy, on_path
 
 RANKS = 5  # best classes that are remembered of every picture
 
@@ -25,7 +33,7 @@ class TopK:
     Parameters
     ----------
     names : tuple of str
-        Of the classes.
+        Of the classes, or of the nodes of the tree.
     imgsz : int
         Side of the input that the pictures were measured at, in pixels.
     indices : ndarray, int64 (N,)
@@ -33,9 +41,11 @@ class TopK:
     labels : ndarray, int64 (N,)
         Their classes.
     ranked : ndarray, int64 (N, K)
-        The K = `RANKS` most probable classes, or all if they are fewer, the best first.
+        The K = `RANKS` most probable classes (leaves), or all if they are fewer, the best first.
     probability : ndarray, float32 (N,)
         Of the best.
+    hierarchy : HierarchicalAccuracy, optional
+        Of the same pictures, if the classes are the nodes of a tree.
     """
 
     names: tuple[str, ...]
@@ -44,10 +54,15 @@ class TopK:
     labels: np.ndarray
     ranked: np.ndarray
     probability: np.ndarray
+    hierarchy: HierarchicalAccuracy | None = None
 
     def right(self, k: int = 1) -> np.ndarray:
-        """Whether the class of a picture is among its `k` best: bool (N,)."""
-        return (self.ranked[:, :k] == self.labels[:, None]).any(1)
+        """Whether the class of a picture is among its `k` best, or above one of them: bool (N,)."""
+        best, labels = self.ranked[:, :k], self.labels[:, None]
+        hits: np.ndarray = best == labels
+        if self.hierarchy is not None:
+            hits = on_path(self.hierarchy.tree, labels, best)
+        return np.any(hits, axis=1)
 
     def top(self, k: int = 1) -> float:
         """Share of the pictures that are right so; nan if there are none."""
@@ -74,7 +89,8 @@ class TopK:
         return [(self.names[truth], self.names[said], count) for (truth, said), count in rows]
 
     def __str__(self) -> str:
-        tops = [f"top-{k} {self.top(k):.4f}" for k in (1, 5) if k < len(self.names)]
+        choices = len(self.names) if self.hierarchy is None else _leaves(self.hierarchy.tree)
+        tops = [f"top-{k} {self.top(k):.4f}" for k in (1, 5) if k < choices]
         return f"{', '.join(tops)} on {len(self.labels)} pictures, centre crop at {self.imgsz}x{self.imgsz}"
 
     def table(self, most: int = 20) -> str:
@@ -90,6 +106,8 @@ class TopK:
         pairs = self.confused()
         if pairs:
             lines.append("most confused: " + ", ".join(f"{a} taken for {b} {n}" for a, b, n in pairs))
+        if self.hierarchy is not None:
+            lines += ["", self.hierarchy.table(most=0)]
         return "\n".join(lines)
 
     def save(self, path: Path) -> None:
@@ -98,7 +116,8 @@ class TopK:
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(("class", "pictures", "top1", "top5"))
-            writer.writerows(zip(*columns, strict=True))
+            rows = zip(*columns, strict=True)
+            writer.writerows(row for row in rows if row[1] or self.hierarchy is None)  # trees have many nodes
 
 
 def rank_classes(scores: Tensor, k: int) -> Tensor:
@@ -115,6 +134,7 @@ def top_k(
     world: int = 1,
     progress: bool = True,
     complaints: Complaints | None = None,
+    threshold: float = 0.5,
 ) -> TopK:
     """Measure a classifier on the largest square in the middle of every picture.
 
@@ -134,6 +154,8 @@ def top_k(
         Show a bar when it takes more than two seconds.
     complaints : Complaints, optional
         Counts pictures that cannot be read, and are left out. Without it the first one raises.
+    threshold : float
+        On a tree, of the descent by conditional probabilities (SPEC 13.3, the paper's).
 
     Returns
     -------
@@ -155,31 +177,55 @@ def top_k(
         dataset, batch * world, width, workers=workers, complaints=complaints, rank=rank, world=world
     )
     count = -(-len(dataset) // (batch * world))
-    indices, labels, ranked, best = [], [], [], []
+    tree = classifier.tree
+    ranks = min(RANKS, classifier.classes if tree is None else _leaves(tree))
+    indices, labels, ranked, best, greedy, reached = [], [], [], [], [], []
     for some in tqdm(made, "measuring", count, delay=2, leave=False, unit="batch", disable=not progress):
         if not len(some.images):
             continue
-        scores = classifier.probabilities(some.to(classifier.device).images)
-        classes = rank_classes(scores, RANKS)
+        images = some.to(classifier.device).images
+        if tree is None:
+            scores = classifier.probabilities(images)
+        else:
+            conditional = classifier.conditional(images)
+            scores = leaf_probability(conditional, tree)
+            greedy.append(descend(conditional, tree, 0.0).cpu())
+            reached.append(descend(conditional, tree, threshold).cpu())
+        classes = rank_classes(scores, ranks)
         indices.append(some.indices)
         labels.append(some.labels)
         ranked.append(classes.cpu())
         best.append(scores.gather(1, classes[:, :1])[:, 0].cpu())
-    ranks = min(RANKS, classifier.classes)
     empty = torch.empty(0, dtype=torch.int64)
+    names, truth = tuple(dataset.names), torch.cat([empty, *labels]).numpy()
+    hierarchy = None
+    if tree is not None:
+        cautious, leaf = (torch.cat([empty, *nodes]).numpy() for nodes in (reached, greedy))
+        hierarchy = HierarchicalAccuracy(tree, names, truth, cautious, threshold, leaf)
     return TopK(
-        tuple(dataset.names),
+        names,
         width,
         torch.cat([empty, *indices]).numpy(),
-        torch.cat([empty, *labels]).numpy(),
+        truth,
         torch.cat([empty.view(0, 1).expand(0, ranks), *ranked]).numpy(),
         torch.cat([torch.empty(0), *best]).numpy(),
+        hierarchy,
     )
+
+
+def _leaves(tree: WordTree) -> int:
+    return sum(group < 0 for group in tree.child_group)
 
 
 def merge(shares: Sequence[TopK]) -> TopK:
     """What several processes measured, in the order of the data set."""
     order = np.argsort(np.concatenate([share.indices for share in shares]))
-    columns = ("indices", "labels", "ranked", "probability")
-    joined = (np.concatenate([getattr(share, name) for share in shares])[order] for name in columns)
-    return TopK(shares[0].names, shares[0].imgsz, *joined)
+
+    def joined(parts: Sequence[Any], names: tuple[str, ...]) -> dict[str, Any]:
+        return {name: np.concatenate([getattr(part, name) for part in parts])[order] for name in names}
+
+    whole = replace(shares[0], **joined(shares, ("indices", "labels", "ranked", "probability")))
+    if whole.hierarchy is None:
+        return whole
+    nodes = joined([share.hierarchy for share in shares], ("labels", "reached", "greedy"))
+    return replace(whole, hierarchy=replace(whole.hierarchy, **nodes))

@@ -10,16 +10,20 @@ Accepted layouts::
 
 Classes are numbered in the order of their sorted names, in Darknet's form in that of its labels. There a
 picture belongs to the class whose label is a part of its path (SPEC 18).
+
+On a tree of words the classes are its nodes, and what is a class above (in Darknet's form a label) is a word
+for one of them: its own name, as a wnid, or what people call it. It may be an inner node.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from reference.region import WordTree
 from yolov2.data import darknet
 from yolov2.data.classes import ClassIndex
 from yolov2.data.dataset import BROKEN, Dataset, open_upright
@@ -36,6 +40,7 @@ from yolov2.data.files import (
 )
 from yolov2.data.sources import open_dataset
 from yolov2.errors import Complaints, UserError
+from yolov2.tree.nodes import nodes_of
 
 DETECTION = {"jpegimages", "annotations", "imagesets", "images", "labels"}  # no names of classes
 
@@ -84,6 +89,8 @@ class ObjectCrops:
 
     Parameters
     ----------
+    names : tuple of str
+        The classes, in order.
     dataset : Dataset
         Where the objects are.
     items : ndarray, int64 (N,)
@@ -94,15 +101,11 @@ class ObjectCrops:
         Index of every object's class.
     """
 
+    names: tuple[str, ...]
     dataset: Dataset
     items: np.ndarray = field(repr=False)
     corners: np.ndarray = field(repr=False)
     labels: np.ndarray = field(repr=False)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The classes, in order."""
-        return self.dataset.names
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -144,7 +147,8 @@ def object_crops(dataset: Dataset, margin: float = 0.2, smallest: float = 16) ->
     if not items:
         raise UserError(f"no object of {smallest:g} pixels or more in {len(dataset)} pictures to cut out")
     whole = np.concatenate(corners).astype(np.int64)
-    return ObjectCrops(dataset, np.array(items, np.int64), whole, np.concatenate(labels).astype(np.int64))
+    classes = np.concatenate(labels).astype(np.int64)
+    return ObjectCrops(dataset.names, dataset, np.array(items, np.int64), whole, classes)
 
 
 def open_classification(
@@ -153,6 +157,7 @@ def open_classification(
     names: tuple[str, ...] | None = None,
     complaints: Complaints | None = None,
     crops: bool = False,
+    tree: WordTree | None = None,
 ) -> ClassificationSet | ObjectCrops:
     """Open one split of a set of pictures with one class each.
 
@@ -165,11 +170,14 @@ def open_classification(
         "train", "val", "test". Where there is no val, test takes that place; where there is neither, every
         tenth picture of each class is val and left out of train. With `crops`, as `open_dataset` does.
     names : tuple of str, optional
-        Class names in order; None takes those of the data.
+        Class names in order; None takes those of the data. On a tree, what people call its nodes, and None
+        is the tree's own names.
     complaints : Complaints, optional
         Collects what is wrong with single files.
     crops : bool
         `data` is a detection set: cut its objects out.
+    tree : WordTree, optional
+        The classes are its nodes.
 
     Raises
     ------
@@ -177,13 +185,18 @@ def open_classification(
         If there is no such data or split, or it has other classes.
     """
     collected = Complaints() if complaints is None else complaints
+    own = names if tree is None else None
     result: ClassificationSet | ObjectCrops
     if crops or data is None:
-        result = object_crops(open_dataset(data, split, names, collected))
+        result = object_crops(open_dataset(data, split, own, collected))
     elif data.suffix == ".data":
-        result = _open_lists(data, split_name(split), names, collected)
+        result = _open_lists(data, split_name(split), own, collected, by_label=tree is not None)
     else:
-        result = _open_folders(data, split_name(split), names, collected)
+        result = _open_folders(data, split_name(split), own, collected)
+    if tree is not None:
+        called = tree.names if names is None else names
+        nodes = nodes_of(result.names, tree, called, data or "the built-in set", collected)
+        result = replace(result, names=called, labels=np.array(nodes, np.int64)[result.labels])
     if complaints is None:
         collected.report()
     return result
@@ -256,12 +269,12 @@ def _kept(pictures: list[Path], split: str) -> list[Path]:
 
 
 def _open_lists(
-    data: Path, split: str, names: tuple[str, ...] | None, complaints: Complaints
+    data: Path, split: str, names: tuple[str, ...] | None, complaints: Complaints, by_label: bool
 ) -> ClassificationSet:
     options = darknet.read_options(data)
     labels = darknet.read_name_list(darknet.option_file(data, options, "labels"))
     own = labels
-    if options.get("names"):
+    if options.get("names") and not by_label:  # a tree knows its labels, and "crane" is bird and machine
         own = darknet.read_name_list(darknet.option_file(data, options, "names"))[: len(labels)]
         if len(own) < len(labels):
             raise UserError(f"{data}: {len(own)} names for {len(labels)} labels")
