@@ -86,7 +86,8 @@ class PretrainConfig(LoopConfig):
         "side of the input in the second stage; none is twice that of the first", default=None
     )
     finetune_epochs: int | None = option(
-        "times over the data, second stage; none is a sixteenth of the first's, and 0 for nano and darknet9000",
+        "times over the data, second stage; none is a sixteenth of the first's, and 0 for nano and "
+        "darknet9000",
         default=None,
     )
     finetune_lr: float | None = option(
