@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from yolov2.data.files import shown
-from yolov2.errors import shortened
+
+MAX_LEVELS = 200  # WordNet has 20 of nouns; work and memory of a detection's path grow with them
 
 #: every kind of problem, and what it means
 KINDS = {
@@ -14,6 +15,7 @@ KINDS = {
     "cycle": "these nodes are above each other, so none of them hangs on a root",
     "late parent": "a parent must stand above its children, or its probability is not known in time",
     "torn siblings": "the children of a node must follow each other: they share one softmax",
+    "too deep": f"at most {MAX_LEVELS} levels are supported",
     "repeated name": "nobody can tell these nodes apart by name; Darknet would not mind",
 }
 
@@ -27,13 +29,13 @@ class TreeProblem(NamedTuple):
 
 
 def tree_problems(lines: Sequence[str]) -> list[TreeProblem]:
-    """All that keeps lines from being a tree, in the order of the lines; beyond that, repeated names.
+    """All that is wrong with the lines of a tree, in their order.
 
     Parameters
     ----------
     lines : sequence of str
-        "name parent" each. There are other problems than repeated names exactly where
-        `reference.wordtree.read_tree` refuses the lines.
+        "name parent" each. Where `reference.wordtree.read_tree` refuses them there are problems; it does not
+        mind a tree that is too deep, or has repeated names.
 
     Returns
     -------
@@ -42,33 +44,42 @@ def tree_problems(lines: Sequence[str]) -> list[TreeProblem]:
     if not lines:
         return [TreeProblem(1, "not 'name parent'", "there is no node")]
     nodes = [_node(line) for line in lines]
-    parents = [node[1] if node else None for node in nodes]
-    on_cycle: dict[int, list[int]] = {}
-    for cycle in _cycles(parents):
-        on_cycle |= dict.fromkeys(cycle, cycle)
+    names = [node[0] if node else "" for node in nodes]
+    parents = [node[1] if node else -1 for node in nodes]
+    cycles = {node: cycle for cycle in _cycles(parents) for node in cycle}
     problems = []
     first_of: dict[str, int] = {}  # line of a name
-    last_child: dict[int, int] = {}  # of a parent
-    for line, node in enumerate(nodes, start=1):
+    last_child: dict[int, int] = {}  # line of the last child of a parent
+    levels: list[int] = []
+
+    def complain(kind: str, reason: str) -> None:
+        problems.append(TreeProblem(line, kind, reason))
+
+    for line, (node, parent) in enumerate(zip(nodes, parents, strict=True), start=1):
+        levels.append(levels[parent] + 1 if 0 <= parent < line - 1 else 0)
         if node is None:
-            problems.append(TreeProblem(line, "not 'name parent'", shown(lines[line - 1], 60)))
+            complain("not 'name parent'", shown(lines[line - 1], 60))
             continue
-        name, parent = shown(node[0], 60), node[1]
+        name = shown(node[0], 60)
         if not -1 <= parent < len(lines):
-            problems.append(TreeProblem(line, "orphan", f"{name}: parent {parent} of {len(lines)} nodes"))
-        elif line - 1 in on_cycle:
-            if (cycle := on_cycle[line - 1])[0] == line - 1:
-                circle = shortened([shown(nodes[n][0], 60) for n in (*cycle, cycle[0])], 10)  # type: ignore[index]
-                problems.append(TreeProblem(line, "cycle", circle))
-        elif parent >= line:
-            problems.append(TreeProblem(line, "late parent", f"{name}: its parent is in line {parent + 1}"))
+            complain("orphan", f"{name}: parent {parent} of {len(lines)} nodes")
+        elif (cycle := cycles.get(line - 1)) and cycle[0] == line - 1:
+            complain("cycle", circle([names[n] for n in (*reversed(cycle), cycle[-1])]))
+        elif parent >= line and not cycle:
+            complain("late parent", f"{name}: its parent is in line {parent + 1}")
         if last_child.setdefault(parent, line - 1) != line - 1:
-            before = f"{name}: a sibling is in line {last_child[parent]}, others are between"
-            problems.append(TreeProblem(line, "torn siblings", before))
+            complain("torn siblings", f"{name}: others are between it and line {last_child[parent]}")
         last_child[parent] = line
+        if levels[-1] == MAX_LEVELS:
+            complain("too deep", f"{name}: {MAX_LEVELS} nodes are above it")
         if first_of.setdefault(node[0], line) != line:
-            problems.append(TreeProblem(line, "repeated name", f"{name}: also in line {first_of[node[0]]}"))
+            complain("repeated name", f"{name}: also in line {first_of[node[0]]}")
     return problems
+
+
+def circle(words: Sequence[str], most: int = 20) -> str:
+    """A cycle for a message, from above to below: "a > b > a"."""
+    return " > ".join([*(shown(word, 60) for word in words[:most]), *["..."] * (len(words) > most)])
 
 
 def _node(line: str) -> tuple[str, int] | None:
@@ -79,13 +90,13 @@ def _node(line: str) -> tuple[str, int] | None:
     return fields[0], int(fields[1])
 
 
-def _cycles(parents: Sequence[int | None]) -> Iterator[list[int]]:
+def _cycles(parents: Sequence[int]) -> Iterator[list[int]]:
     """Every cycle of nodes, each from its first node up."""
     seen: set[int] = set()
     for start in range(len(parents)):
         walk: list[int] = []
-        node: int | None = start
-        while node is not None and 0 <= node < len(parents) and node not in seen:
+        node = start
+        while 0 <= node < len(parents) and node not in seen:
             seen.add(node)
             walk.append(node)
             node = parents[node]

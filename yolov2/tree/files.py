@@ -23,12 +23,16 @@ def open_tree(path: Path | str) -> WordTree:
         If it cannot be read, is too large or no tree; it names the first line that is wrong.
     """
     lines = text_lines(path)
-    try:
-        return read_tree(lines)
-    except ValueError:
-        first, *more = (p for p in tree_problems(lines) if p.kind != "repeated name")
-    others = f" (and {len(more)} more; python -m yolov2.tree check lists them)" if more else ""
-    raise UserError(f"{shown(path)}: line {first.line}: {first.kind}: {first.reason}{others}")
+    _refuse(path, lines)
+    return read_tree(lines)
+
+
+def _refuse(path: Path | str, lines: list[str]) -> None:
+    """Raise `UserError` if lines are no tree. Names may be repeated: no network minds."""
+    wrong = [problem for problem in tree_problems(lines) if problem.kind != "repeated name"]
+    if wrong:
+        more = f" (and {len(wrong) - 1} more; python -m yolov2.tree check lists them)" if wrong[1:] else ""
+        raise UserError(f"{shown(path)}: line {wrong[0].line}: {wrong[0].kind}: {wrong[0].reason}{more}")
 
 
 def text_lines(path: Path | str) -> list[str]:
@@ -51,12 +55,11 @@ def save_tree(path: Path | str, tree: WordTree) -> None:
     Raises
     ------
     UserError
-        If the form has no room for a name (one with spaces), or the file would be too large to be read.
+        If `open_tree` would refuse it: a name has spaces, it is too deep or too large.
     """
-    for node, name in enumerate(tree.names):
-        if name and (name.split() != [name] or not name.isprintable()):
-            raise UserError(f"{shown(path)}: node {node}, {shown(name)!r}: a tree has names without spaces")
-    write_text(path, tree_text(tree))
+    text = tree_text(tree)
+    _refuse(path, text.split("\n")[:-1])
+    write_text(path, text)
 
 
 def open_map(path: Path | str, nodes: int) -> tuple[int, ...]:
