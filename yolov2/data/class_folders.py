@@ -210,7 +210,7 @@ def _open_folders(
     parts = _class_folders(data)
     everything = sorted({name for folders in parts.values() for name in folders})
     index = ClassIndex(checked_names(everything, data) if names is None else names, complaints.note)
-    if "train" in parts and "val" in parts:
+    if split == "train" and {"train", "val"} <= parts.keys():  # once, though both are opened
         for name in sorted(parts["val"].keys() - parts["train"].keys()):
             complaints.add("classes of val that train lacks", parts["val"][name])
     held_out = split in ("train", "val") and parts.keys() == {"train"}
