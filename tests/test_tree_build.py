@@ -11,7 +11,7 @@ from tests.test_tree_files import DARKNET, original, refused, written
 from yolov2.errors import Complaints
 from yolov2.tree.build import build_tree
 from yolov2.tree.files import open_map, open_tree, save_tree
-from yolov2.tree.tables import MAX_ROWS, Hypernyms, LabelSet, read_hypernyms, read_labels
+from yolov2.tree.tables import MAX_ROWS, Hypernyms, LabelSet, read_hypernyms, read_labels, read_word_names
 
 
 def hypernyms(*rows):
@@ -84,6 +84,15 @@ class TestBuild:
         _, maps, names = build_tree([pair], hypernyms("n1 n0", "n2 n0"), complaints)
         assert (maps, names) == (((1, 2, 1),), ("n0", "sofa", "bed"))
         assert list(complaints) == [("labels of one set that mean the same node", "a.txt:3 (sofa and couch)")]
+
+    def test_names(self):
+        """A label that says what a word means, then the name of the word, then the word."""
+        ids, names = labels("n3", "n2", "hot_dog"), LabelSet(Path("b"), ("dog", "hound"), ("n2", "n2"))
+        table = hypernyms("n2 n1", "n3 n1", "hot_dog food")
+        words = {"n1": "animal", "n2": "Canis familiaris", "n3": "cat", "n9": "bus"}
+        found = build_tree([ids, names], table, Complaints(), words)
+        assert found.tree.names == ("n1", "food", "n3", "n2", "hot_dog")
+        assert found.names == ("animal", "food", "cat", "dog", "hot dog")
 
     def test_spelling(self, capsys):
         complaints = Complaints()
@@ -163,8 +172,14 @@ class TestTables:
     def test_what_a_label_set_may_not_hold(self, tmp_path, content, complaint):
         assert complaint in refused(read_labels, written(tmp_path / "a.txt", content))
 
+    def test_word_names(self, tmp_path):
+        path = written(tmp_path / "a.csv", 'n1,dog\nhot dog,"hot dog, plain"\n')
+        assert read_word_names(path) == {"n1": "dog", "hot_dog": "hot dog, plain"}
+        assert "line 2: expected WORD,NAME" in refused(read_word_names, written(path, "n1,dog\nn2\n"))
+        assert "line 2: 'n1' already has a name" in refused(read_word_names, written(path, "n1,a\nn1,b"))
+
     def test_missing_files(self, tmp_path):
-        for function in (read_labels, read_hypernyms):
+        for function in (read_labels, read_hypernyms, read_word_names):
             assert "no.csv: cannot be read" in refused(function, tmp_path / "no.csv")
             assert "not a regular file" in refused(function, Path("/dev/zero"))
 

@@ -20,7 +20,8 @@ def inputs(tmp_path):
 
 def test_build_check_show(inputs, tmp_path, capsys):
     out = tmp_path / "new" / "my.tree"
-    assert command(main, "build", *inputs, "--out", out) == 0
+    words = written(tmp_path / "words.csv", "n2,canine\nthing,inanimate\n")
+    assert command(main, "build", *inputs, "--out", out, "--word-names", words) == 0
     printed = capsys.readouterr()
     assert printed.out.splitlines() == [
         f"{out}: 6 nodes in 4 groups of siblings, 3 leaves, 2 roots, 3 levels",
@@ -32,7 +33,7 @@ def test_build_check_show(inputs, tmp_path, capsys):
     tree = open_tree(out)
     assert tree.names == ("animal", "thing", "n2", "n3", "Traffic_light", "pug")
     names = open_node_names(tree, out)
-    assert names == ("animal", "thing", "dog", "cat", "traffic light", "pug")
+    assert names == ("animal", "inanimate", "dog", "cat", "traffic light", "pug")
     assert open_map(out.with_name("my.coco.map"), 6) == (2, 4)
     assert open_map(out.with_name("my.pets.map"), 6) == (5, 3)
 
@@ -48,7 +49,7 @@ def test_build_check_show(inputs, tmp_path, capsys):
         "children  of",
         "       2  (roots)",
         "       2  animal",
-        "       1  thing",
+        "       1  thing inanimate",
         "       1  n2 dog",
         "no mistakes",
     ]
@@ -56,7 +57,7 @@ def test_build_check_show(inputs, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines() == [
         "animal (2 children)",
         "  n2 dog (1 child) *",
-        "thing (1 child)",
+        "thing inanimate (1 child)",
         "  Traffic_light traffic light *",
     ]
     assert command(main, "show", out, "--words", "animal", "--children") == 0

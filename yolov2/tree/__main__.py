@@ -7,6 +7,7 @@ show my.tree --words dog,"hot dog"                 where words stand in it
 LABELS has a label per line, "dog", or "dog,n02084071" where the table calls it n02084071. TABLE is a csv of
 "child,parent"; a word may have several parents. Beside my.tree, build writes my.names, what people call the
 nodes, and my.LABELS.map for every label set, the nodes that its labels mean (what coco9k.map is to 9k.tree).
+Words like n02083346 that no label calls otherwise get their names from --word-names, "n02083346,canine".
 """
 
 import sys
@@ -21,7 +22,7 @@ from yolov2.tree.check import tree_problems
 from yolov2.tree.files import open_node_names, open_tree, save_map, save_tree, text_lines, write_text
 from yolov2.tree.nodes import NodeIndex
 from yolov2.tree.report import level_table, measures, outline, problem_table, widest_table
-from yolov2.tree.tables import read_hypernyms, read_labels
+from yolov2.tree.tables import read_hypernyms, read_labels, read_word_names
 
 PROG = "python -m yolov2.tree"
 
@@ -33,13 +34,16 @@ class BuildConfig:
     labels: tuple[Path, ...] = option('label files, lines of LABEL or "LABEL,WORD"', positional=True)
     hypernyms: Path = option("csv table, lines of CHILD,PARENT")
     out: Path = option("the tree to write, e.g. my.tree; its names and maps go beside it")
+    word_names: Path | None = option(
+        "csv, lines of WORD,NAME: what people call words that have no other label", default=None
+    )
 
     def __post_init__(self):
         if self.out.suffix != ".tree":
             raise ValueError(f"--out {self.out}: give it the ending .tree")
         if len({path.stem for path in self.labels}) < len(self.labels):
             raise ValueError("label files of one name would have one map; rename one")
-        inputs = {path.resolve() for path in (*self.labels, self.hypernyms)}
+        inputs = {path.resolve() for path in (*self.labels, self.hypernyms, self.word_names) if path}
         for path in (self.out, self.names, *self.maps):
             if path.resolve() in inputs:
                 raise ValueError(f"{path} would be overwritten, but is read; choose another --out")
@@ -93,7 +97,8 @@ def build(argv: Sequence[str]) -> int:
     config = parse(BuildConfig, argv, f"{PROG} build", "Merge label sets into one tree.")
     complaints = Complaints()
     label_sets = [read_labels(path) for path in config.labels]
-    built = build_tree(label_sets, read_hypernyms(config.hypernyms), complaints)
+    word_names = read_word_names(config.word_names) if config.word_names else None
+    built = build_tree(label_sets, read_hypernyms(config.hypernyms), complaints, word_names)
     complaints.report()
     config.out.parent.mkdir(parents=True, exist_ok=True)
     save_tree(config.out, built.tree)

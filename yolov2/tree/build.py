@@ -22,7 +22,12 @@ class Built(NamedTuple):
     names: tuple[str, ...]
 
 
-def build_tree(label_sets: Sequence[LabelSet], hypernyms: Hypernyms, complaints: Complaints) -> Built:
+def build_tree(
+    label_sets: Sequence[LabelSet],
+    hypernyms: Hypernyms,
+    complaints: Complaints,
+    word_names: Mapping[str, str] | None = None,
+) -> Built:
     """Merge label sets into one tree.
 
     First come the words with one way up to a root, then the others one by one, each by the way that adds the
@@ -38,12 +43,15 @@ def build_tree(label_sets: Sequence[LabelSet], hypernyms: Hypernyms, complaints:
     complaints : Complaints
         Told of labels of one set that mean the same node. Training can use them, but no detector tells them
         apart. Also of words that are spelled alike and so are probably one.
+    word_names : mapping of str to str, optional
+        What people call words; of any words, also of such that do not come into the tree.
 
     Returns
     -------
     Built
-        Of a node's names, `tree.names` has the word of the table, `names` the first label that means it, or
-        the word with spaces for underscores. Nodes, level by level, are in the order of the labels.
+        Of a node's names, `tree.names` has the word of the table. `names` has the first label that has
+        another word than itself; else what `word_names` calls it; else the word with spaces for underscores.
+        Nodes, level by level, are in the order of the labels.
 
     Raises
     ------
@@ -53,6 +61,7 @@ def build_tree(label_sets: Sequence[LabelSet], hypernyms: Hypernyms, complaints:
         If there is a cycle (`read_hypernyms` returns none).
     """
     called: dict[str, str] = {}
+    needed: dict[str, None] = {}
     meant: list[list[str]] = []
     for labels in label_sets:
         first: dict[str, str] = {}
@@ -62,14 +71,17 @@ def build_tree(label_sets: Sequence[LabelSet], hypernyms: Hypernyms, complaints:
             if (other := first.setdefault(word, label)) != label:
                 reason = f"{shown(labels.path)}:{line} ({other} and {label})"
                 complaints.add("labels of one set that mean the same node", reason)
-            called.setdefault(word, label)
+            if label != word:
+                called.setdefault(word, label)
+            needed[word] = None
             meant[-1].append(word)
-    chosen = _choose_parents(called, hypernyms.parents)
-    order = _in_order(called, chosen)
+    chosen = _choose_parents(needed, hypernyms.parents)
+    order = _in_order(needed, chosen)
     for group in alike(order):
         complaints.add("words of the table that are probably one", " / ".join(group))
     node = {word: number for number, word in enumerate(order)}
     tree = WordTree(tuple(order), tuple(-1 if (p := chosen[word]) is None else node[p] for word in order))
+    called = {**(word_names or {}), **called}
     names = tuple(called.get(word, word.replace("_", " ")) for word in order)
     return Built(tree, tuple(tuple(node[word] for word in words) for words in meant), names)
 

@@ -1,4 +1,4 @@
-"""What a tree is built from: label sets, and a table of what stands above what."""
+"""What a tree is built from: label sets, a table of what stands above what, and names for its words."""
 
 import csv
 from collections import defaultdict
@@ -122,6 +122,26 @@ def read_hypernyms(path: Path | str) -> Hypernyms:
         line = above[cycle[1]][cycle[0]]
         raise UserError(f"{shown(path)}: line {line}: a word is above itself: {circle(cycle)}") from None
     return Hypernyms(path, {word: tuple(parents) for word, parents in above.items()})
+
+
+def read_word_names(path: Path | str) -> dict[str, str]:
+    """Read what people call words, "word,name" per line: n02084071 is "dog".
+
+    Raises
+    ------
+    UserError
+        If it cannot be read, a line has not two fields, or a word is there twice; it names the line.
+    """
+    path = Path(path)
+    names: dict[str, str] = {}
+    for line, fields in _rows(path):
+        if len(fields) != 2:
+            raise UserError(f"{shown(path)}: line {line}: expected WORD,NAME; a comma needs quotes")
+        word = "_".join(fields[0].split())
+        if word in names:
+            raise UserError(f"{shown(path)}: line {line}: {word!r} already has a name, {names[word]!r}")
+        names[word] = fields[1]
+    return names
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
