@@ -132,17 +132,14 @@ def _cheapest_way(
 
 def _in_order(words: Iterable[str], chosen: Mapping[str, str | None]) -> list[str]:
     """The words of the tree level by level, siblings in the order in which `words` first need them."""
-    needed: dict[str, None] = {}
+    children: defaultdict[str | None, list[str]] = defaultdict(list)
+    seen: set[str] = set()
     for word in words:
-        branch = []
-        above: str | None = word
-        while above is not None and above not in needed:
-            branch.append(above)
-            above = chosen[above]
-        needed |= dict.fromkeys(reversed(branch))
-    children = defaultdict(list)
-    for word in needed:
-        children[chosen[word]].append(word)
+        needed: str | None = word
+        while needed is not None and needed not in seen:
+            seen.add(needed)
+            children[chosen[needed]].append(needed)
+            needed = chosen[needed]
     order = list(children[None])
     for word in order:  # which grows meanwhile
         order += children.get(word, ())
