@@ -1,14 +1,14 @@
 """Raw head to final detections: decode, threshold, suppress (SPEC 8)."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fast._launch import DTYPES, region_of, use_triton
-from fast.decode import Decoded, class_scores, decode, split_head
+from fast.decode import class_scores, decode, decode_boxes, decode_candidates, node_scores, split_head
 from fast.nms import batched_nms, multi_label_nms
-from reference.region import Region
+from reference.region import Region, TreeRule
 
 #: below this, boxes have so many classes to offer that asking all of them at once is quicker
 MANY_LABELS = 0.1
@@ -33,6 +33,7 @@ def detect(
     class_agnostic: bool = False,
     tree_threshold: float = 0.5,
     detection_map: tuple[int, ...] | None = None,
+    tree_rule: TreeRule = "darknet",
 ) -> Detections:
     """Find the objects in a batch of raw predictions.
 
@@ -56,6 +57,8 @@ def detect(
         How sure the descent of a tree must be to go one level deeper.
     detection_map : tuple of int, optional
         Tree nodes to score directly instead of descending (e.g. inet9k.map).
+    tree_rule : {"darknet", "paper"}
+        Descend on absolute probabilities, so that depth counts twice (SPEC 8), or on conditional ones.
 
     Returns
     -------
@@ -89,6 +92,7 @@ def detect(
             class_agnostic,
             tree_threshold,
             nodes,
+            tree_rule,
         )
     )
 
@@ -104,7 +108,9 @@ def _detect(
     class_agnostic: bool,
     tree_threshold: float,
     detection_map: list[int] | None,
+    tree_rule: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    rule: Any = tree_rule
     region, conf = region_of(settings), max(conf, 0.0)
     if region.tree is not None and detection_map is None:
         multi_label = False  # the descent gives every box one class
@@ -113,14 +119,19 @@ def _detect(
         from fast.kernels import detect as kernels
 
         if kernels.fits(pred, region, max_det):
-            options = (conf, iou, max_det, multi_label, class_agnostic, tree_threshold)
+            options = (conf, iou, max_det, multi_label, class_agnostic, tree_threshold, rule)
             return kernels.detect(pred, region, *options)
 
-    boxes, scores = _scored(pred, region, conf, tree_threshold, detection_map)
     if multi_label:
+        boxes, scores = _scored(pred, region, conf, detection_map)
         index, label, score, count = multi_label_nms(boxes, scores, iou, max_det, conf, class_agnostic)
     else:
-        score, label = scores.max(2)
+        if region.tree is not None and detection_map is None:
+            slots = len(region.anchors) * pred.shape[2] * pred.shape[3]
+            boxes, score, label, *_ = decode_candidates(pred, region, conf, slots, tree_threshold, rule)
+        else:
+            boxes, scores = _scored(pred, region, conf, detection_map)
+            score, label = scores.max(2)
         index, count = batched_nms(boxes, score, iou, max_det, None if class_agnostic else label, conf)
         score = score.gather(1, index.clamp(min=0)).where(index >= 0, 0)
         label = label.gather(1, index.clamp(min=0)).where(index >= 0, -1)
@@ -140,14 +151,17 @@ def _(pred, settings, conf, iou, max_det, *options):
 
 
 def _scored(
-    pred: Tensor, region: Region, conf: float, tree_threshold: float, detection_map: list[int] | None
+    pred: Tensor, region: Region, conf: float, detection_map: list[int] | None
 ) -> tuple[Tensor, Tensor]:
-    """Boxes (B, N, 4) and scores (B, N, C) of every class, 0 where not above `conf`."""
+    """Boxes (B, N, 4) and scores (B, N, C) of every class or mapped node, 0 where not above `conf`."""
+    if detection_map is not None:
+        scores = node_scores(pred, region, tuple(detection_map))
+        boxes = decode_boxes(split_head(pred, region)[:, :, :4].to(scores.dtype), region).flatten(1, 3)
+        return boxes, scores.where(scores > conf, 0)
     if use_triton(pred) and pred.dtype in DTYPES and region.tree is None:
         from fast.kernels.decode import decode as kernel
 
         boxes, _, scores = kernel(pred, region, conf, scores=True)
         return boxes.flatten(1, 3), scores.flatten(1, 3)
-    decoded: Decoded = decode(pred, region)
-    nodes = None if detection_map is None else tuple(detection_map)
-    return decoded.boxes.flatten(1, 3), class_scores(decoded, region, conf, tree_threshold, nodes)
+    decoded = decode(pred, region)
+    return decoded.boxes.flatten(1, 3), class_scores(decoded, region, conf)

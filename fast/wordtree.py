@@ -84,6 +84,29 @@ def _tree_table(structure: str, device: torch.device) -> Tensor:
     return torch.tensor(rows, dtype=torch.int32, device=device)
 
 
+@once
+def branches(structure: str, nodes: tuple[int, ...], device: torch.device) -> tuple[WordTree, Tensor, Tensor]:
+    """What of a tree the probabilities of some nodes depend on: the groups of siblings on their paths.
+
+    Returns
+    -------
+    (WordTree, Tensor (N',) int64, Tensor (M,) int64)
+        These groups as a tree of their own, the nodes that they consist of, and where among those the M
+        `nodes` are; made once per device.
+    """
+    tree = tree_of(structure)
+    groups = sorted({tree.group_of[step] for node in nodes for step in tree.path(node)})
+    members = [
+        node
+        for g in groups
+        for node in range(tree.group_offsets[g], tree.group_offsets[g] + tree.group_sizes[g])
+    ]
+    place = {-1: -1} | {node: i for i, node in enumerate(members)}
+    branch = WordTree(("",) * len(members), tuple(place[tree.parents[node]] for node in members))
+    places = torch.tensor([place[node] for node in nodes], dtype=torch.int64, device=device)
+    return branch, torch.tensor(members, dtype=torch.int64, device=device), places
+
+
 def tree_log_softmax(scores: Tensor, tree: WordTree, dim: int = -1) -> Tensor:
     """Logarithm of `tree_softmax`."""
     scores = scores.movedim(dim, -1)
@@ -298,6 +321,42 @@ def _backward(ctx, grad):
 
 
 _tree_softmax.register_autograd(_backward, setup_context=_setup)
+
+
+def node_paths(scores: Tensor, tree: WordTree, nodes: Tensor) -> tuple[Tensor, Tensor]:
+    """The way from a root to a node, and how probable each node on it is.
+
+    Parameters
+    ----------
+    scores : Tensor (K, N)
+        Raw scores of K boxes.
+    tree : WordTree
+        The tree of N nodes.
+    nodes : Tensor (K,) int64
+        A node for each.
+
+    Returns
+    -------
+    (Tensor (K, D) int64, Tensor (K, D))
+        Nodes from the root down, padded with -1 to the depth D of the deepest path of the tree, and their
+        absolute probabilities, padded with 0. Only groups on the way are read.
+    """
+    tensors = tree_tensors(tree, scores.device)
+    up = tensors.path_nodes[nodes]  # the node first, its root last
+    there = up >= 0
+    members = tensors.members[tensors.group_of[up.clamp(min=0)]]  # (K, D, widest group)
+    flat = members.clamp(min=0).flatten(1)
+    logits = scores.gather(1, flat).view(members.shape).to(_exact(scores))
+    total = logits.masked_fill(members < 0, -torch.inf).logsumexp(2)
+    own = scores.gather(1, up.clamp(min=0)).to(_exact(scores))
+    conditional = (own - total).exp().where(there, 1)
+    # turned round: roots first, and what is left over behind
+    depth = there.sum(1, keepdim=True)
+    order = depth - 1 - torch.arange(up.shape[1], device=up.device)
+    here = order >= 0
+    order = order.clamp(min=0)
+    absolute = conditional.gather(1, order).where(here, 1).cumprod(1)
+    return up.gather(1, order).where(here, -1), absolute.where(here, 0)
 
 
 def descend(probabilities: Tensor, tree: WordTree, threshold: float) -> Tensor:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from reference.activation import logistic, softmax
-from reference.region import Region
+from reference.region import Region, TreeRule
 from reference.wordtree import absolute_probability, descend, tree_softmax
 
 
@@ -143,6 +143,7 @@ def class_scores(
     conf: float,
     tree_threshold: float = 0.5,
     detection_map: tuple[int, ...] | None = None,
+    tree_rule: TreeRule = "darknet",
 ) -> np.ndarray:
     """Score of every class of every box (SPEC 8).
 
@@ -158,6 +159,8 @@ def class_scores(
         How sure the descent of a tree must be of every node on its way.
     detection_map : tuple of int, optional
         On a tree: score these nodes, whatever the descent would reach.
+    tree_rule : {"darknet", "paper"}
+        Descend on absolute probabilities, so that depth counts twice (SPEC 8), or on conditional ones.
 
     Returns
     -------
@@ -179,16 +182,20 @@ def class_scores(
         if detection_map is not None:
             scores = p_o * absolute[..., list(detection_map)]
         else:
-            scores = np.zeros_like(absolute)
+            scores, values = np.zeros_like(absolute), absolute if tree_rule == "darknet" else probs
             for image, box in np.ndindex(*probs.shape[:2]):
-                # Darknet descends on absolute values, so depth counts twice (SPEC 8)
-                node = descend(absolute[image, box], region.tree, tree_threshold)
+                node = descend(values[image, box], region.tree, tree_threshold)
                 scores[image, box, node] = p_o[image, box, 0]
     return np.where(scores > conf, scores, np.zeros_like(scores))
 
 
 def decode_candidates(
-    pred: np.ndarray, region: Region, conf: float, capacity: int, tree_threshold: float = 0.5
+    pred: np.ndarray,
+    region: Region,
+    conf: float,
+    capacity: int,
+    tree_threshold: float = 0.5,
+    tree_rule: TreeRule = "darknet",
 ) -> Candidates:
     """Decode the predictions whose best class scores above a threshold, and only those.
 
@@ -202,7 +209,7 @@ def decode_candidates(
         Scores must be above this, strictly.
     capacity : int
         Rows of the result. If an image has more candidates the last ones are missing, and `count` tells.
-    tree_threshold : float
+    tree_threshold, tree_rule
         As for `class_scores`.
 
     Returns
@@ -218,7 +225,7 @@ def decode_candidates(
     """
     B = len(pred)
     decoded = decode(pred, region)
-    scores = class_scores(decoded, region, conf, tree_threshold)
+    scores = class_scores(decoded, region, conf, tree_threshold, None, tree_rule)
     boxes = decoded.boxes.reshape(B, -1, 4)
     found = Candidates(
         np.zeros((B, capacity, 4), pred.dtype),

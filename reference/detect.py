@@ -8,7 +8,7 @@ from reference.decode import activate_region, class_scores, decode, decode_activ
 from reference.image import Size
 from reference.letterbox import undo_letterbox
 from reference.nms import multi_label_nms
-from reference.region import Region
+from reference.region import Region, TreeRule
 
 
 class Detections(NamedTuple):
@@ -38,6 +38,7 @@ def detect(
     class_agnostic: bool = False,
     tree_threshold: float = 0.5,
     detection_map: tuple[int, ...] | None = None,
+    tree_rule: TreeRule = "darknet",
 ) -> Detections:
     """Detections of every image, best first (SPEC 8).
 
@@ -57,7 +58,7 @@ def detect(
         Every class of a box that is above `conf` is a detection (Darknet); otherwise its best class alone.
     class_agnostic : bool
         Suppress across classes; otherwise (Darknet) classes do not interact.
-    tree_threshold, detection_map
+    tree_threshold, detection_map, tree_rule
         As for `class_scores`.
 
     Returns
@@ -72,7 +73,7 @@ def detect(
     """
     B = len(pred)
     decoded = decode(pred, region)
-    scores = class_scores(decoded, region, conf, tree_threshold, detection_map)
+    scores = class_scores(decoded, region, conf, tree_threshold, detection_map, tree_rule)
     if not multi_label:
         best = scores.argmax(axis=2, keepdims=True)
         scores = np.where(np.arange(scores.shape[2]) == best, scores, np.zeros_like(scores))
@@ -93,6 +94,7 @@ def region_detections(
     tree_threshold: float = 0.5,
     detection_map: tuple[int, ...] | None = None,
     flip_test: bool = False,
+    tree_rule: TreeRule = "darknet",
 ) -> DenseDetections:
     """All predictions as Darknet lists them before NMS, boxes placed in the picture (SPEC 8, 8.1).
 
@@ -108,7 +110,7 @@ def region_detections(
         Sizes in pixels of the picture and of the network's input, into which it was letterboxed.
     relative : bool
         Boxes as fractions of the picture; otherwise in pixels.
-    tree_threshold, detection_map
+    tree_threshold, detection_map, tree_rule
         As for `class_scores`.
     flip_test : bool
         `pred` holds one picture and its mirror image, see `average_flip`.
@@ -130,7 +132,7 @@ def region_detections(
     return DenseDetections(
         undo_letterbox(decoded.boxes.reshape(B, -1, 4), picture, network, relative),
         np.where(p_o > threshold, p_o, np.zeros_like(p_o)).reshape(B, -1),
-        class_scores(decoded, region, threshold, tree_threshold, detection_map),
+        class_scores(decoded, region, threshold, tree_threshold, detection_map, tree_rule),
     )
 
 

@@ -8,6 +8,8 @@ from typing import ClassVar, Literal
 ClassActivation = Literal["softmax", "logistic", "tree"]
 ClassLoss = Literal["cross_entropy", "squared_error"]
 BoxWeight = Literal["2-wh", "none"]
+#: what a tree is descended on: absolute probabilities as Darknet does, or conditional ones as the paper says
+TreeRule = Literal["darknet", "paper"]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 from fast.wordtree import absolute_probability, tree_log_softmax, tree_softmax, tree_tensors
 from reference.layers import Softmax, output_shapes
 from reference.region import WordTree
-from yolov2.model import Model, Picture, input_size
+from yolov2.model import Model, Options, Picture, input_size
 from yolov2.results import Probs, Results
 
 
@@ -71,9 +71,7 @@ class Classifier(Model):
         outputs: Tensor,
         pictures: Sequence[Picture],
         size: tuple[int, int],
-        conf: float,
-        iou: float,
-        max_det: int,
+        options: Options,
     ) -> list[Tensor]:
         return list(self._probabilities(outputs).cpu())
 

@@ -1,7 +1,7 @@
 """A trained detector, YOLOv2, YOLO9000 or YOLOv1: pictures in, boxes out."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, ClassVar, NamedTuple
 
@@ -9,15 +9,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fast.decode import decode_candidates, split_head
 from fast.detect import Detections, detect
 from fast.grid import activate_grid, detect_grid
-from fast.nms import multi_label_nms
+from fast.nms import batched_nms, multi_label_nms
+from fast.wordtree import node_paths
 from reference.layers import Grid
-from reference.region import Region
-from yolov2.model import Model, Picture, check_options, input_size, letterboxes, pick_device
+from reference.region import Region, TreeRule
+from yolov2.model import Model, Options, Picture, check_options, input_size, letterboxes, pick_device
 from yolov2.results import Results, from_found
 
-__all__ = ["Detector", "Found", "check_options", "pick_device"]
+__all__ = ["Detector", "Found", "Paths", "check_options", "pick_device"]
+
+
+class Paths(NamedTuple):
+    """The ways from the roots of a tree to the classes of K boxes; D is the depth of the deepest of the tree.
+
+    Rows are padded at their ends, with node -1 of probability 0.
+    """
+
+    nodes: np.ndarray  # (K, D) int64, from the root to the box's class
+    probabilities: np.ndarray  # (K, D) float32, absolute
 
 
 class Found(NamedTuple):
@@ -26,11 +38,21 @@ class Found(NamedTuple):
     boxes: np.ndarray  # (K, 4) float32 x, y, w, h as fractions of the picture, not clipped
     scores: np.ndarray  # (K,) float32
     classes: np.ndarray  # (K,) int64
+    paths: Paths | None = None  # where classes are found by descending a tree
 
 
 @dataclass(repr=False)
 class Detector(Model):
-    """A network that ends in a Region or a Grid, with its conventions; see `Model` for the parameters."""
+    """A network that ends in a Region or a Grid, with its conventions; see `Model` for the parameters.
+
+    Parameters
+    ----------
+    nodes : tuple of int, optional
+        On a tree: the nodes that are looked for, each by itself, in place of the likeliest path; `names` are
+        theirs (SPEC 8's detection map, for evaluation). See `for_classes`.
+    """
+
+    nodes: tuple[int, ...] | None = None
 
     HEADS: ClassVar = (Region, Grid)
 
@@ -56,12 +78,32 @@ class Detector(Model):
 
     @property
     def classes(self) -> int:
-        """Number of classes."""
-        return self.head.classes
+        """Number of classes, on a tree that of its nodes, or of those that are looked for."""
+        return self.head.classes if self.nodes is None else len(self.nodes)
+
+    def for_classes(self, names: Sequence[str], nodes: Sequence[int]) -> "Detector":
+        """The same network looking for some nodes of its tree, which are called `names`.
+
+        Raises
+        ------
+        ValueError
+            If the network is on no tree, or has no such node.
+        """
+        if self.region.tree is None:
+            raise ValueError("this network's classes are on no tree")
+        if not all(0 <= node < self.region.classes for node in nodes):
+            raise ValueError(f"nodes: not all among the {self.region.classes} of the tree")
+        return replace(self, names=tuple(names), nodes=tuple(nodes))
 
     @torch.inference_mode()
     def __call__(
-        self, pictures: Sequence[Picture], conf: float = 0.25, iou: float = 0.45, max_det: int = 100
+        self,
+        pictures: Sequence[Picture],
+        conf: float = 0.25,
+        iou: float = 0.45,
+        max_det: int = 100,
+        tree_threshold: float = 0.5,
+        tree_rule: TreeRule = "darknet",
     ) -> list[Found]:
         """Find objects in pictures.
 
@@ -75,6 +117,8 @@ class Detector(Model):
             NMS threshold.
         max_det : int
             At most so many detections a picture.
+        tree_threshold, tree_rule
+            How a tree of classes is descended, see `Options`.
 
         Returns
         -------
@@ -83,7 +127,8 @@ class Detector(Model):
         """
         size = input_size(self.imgsz)
         outputs = self.network.eval()(self._input(pictures, size))
-        return self._interpret(outputs, pictures, size, conf, iou, max_det)
+        options = Options(conf, iou, max_det, tree_threshold, tree_rule)
+        return self._interpret(outputs, pictures, size, options)
 
     def stream(
         self, pictures: Iterable[Picture], batch: int = 16, **options: Any
@@ -94,21 +139,23 @@ class Detector(Model):
             yield from zip(group, self(group, **options), strict=True)
 
     def _interpret(
-        self,
-        outputs: Tensor,
-        pictures: Sequence[Picture],
-        size: tuple[int, int],
-        conf: float,
-        iou: float,
-        max_det: int,
+        self, outputs: Tensor, pictures: Sequence[Picture], size: tuple[int, int], options: Options
     ) -> list[Found]:
-        found = raw_detections(outputs, self.head, conf, iou, max_det)
+        paths: list[Paths] | None = None
+        conf, iou, max_det, *_ = options
+        if isinstance(self.head, Grid) or self.head.tree is None:
+            found = raw_detections(outputs, self.head, conf, iou, max_det)
+        elif self.nodes is not None:
+            found = detect(outputs, self.head, conf, iou, max_det, detection_map=self.nodes)
+        else:
+            found, paths = tree_detections(outputs, self.head, options)
         results = []
         for i, (box, n) in enumerate(
             zip(letterboxes(pictures, size, self.resize), found.count.tolist(), strict=True)
         ):
             parts = box.undo(found.boxes[i, :n].float()), found.scores[i, :n].float(), found.classes[i, :n]
-            results.append(Found(*(part.cpu().numpy() for part in parts)))
+            boxes, scores, classes = (part.cpu().numpy() for part in parts)
+            results.append(Found(boxes, scores, classes, paths[i] if paths else None))
         return results
 
     def _result(
@@ -144,3 +191,40 @@ def raw_detections(
     index, label, score, count = multi_label_nms(boxes, scores, iou, max_det, conf)
     found = boxes.gather(1, index.clamp(min=0)[..., None].expand(-1, -1, 4))
     return Detections(found.where(index[..., None] >= 0, 0), score, label, count)
+
+
+def tree_detections(outputs: Tensor, region: Region, options: Options) -> tuple[Detections, list[Paths]]:
+    """What `fast.detect.detect` finds on a tree, and how each class was come to.
+
+    Parameters
+    ----------
+    outputs : Tensor (B, channels, H, W)
+        Of ``Network.forward``.
+    region : Region
+        Settings of the head, with a tree.
+    options : Options
+        Thresholds.
+
+    Returns
+    -------
+    (Detections, list of Paths)
+        Boxes as fractions of the input; the paths of every image, K = `count` of them.
+    """
+    assert region.tree is not None
+    conf, iou, max_det, threshold, rule = options
+    B, _, H, W = outputs.shape
+    slots = len(region.anchors) * H * W
+    some = decode_candidates(outputs, region, conf, slots, threshold, rule)
+    index, count = batched_nms(some.boxes, some.scores, iou, max_det, some.classes, conf)
+    kept, row = index >= 0, index.clamp(min=0)
+    boxes = some.boxes.gather(1, row[..., None].expand(-1, -1, 4)).where(kept[..., None], 0)
+    scores, classes, location = (x.gather(1, row) for x in (some.scores, some.classes, some.locations))
+    found = Detections(boxes, scores.where(kept, 0), classes.where(kept, -1), count)
+
+    image = torch.arange(B, device=index.device)[:, None].expand_as(index)[kept]
+    where = location[kept]
+    at = (image, where // (H * W), where // W % H, where % W)
+    rows = split_head(outputs, region).movedim(2, -1)[..., 5:][at]
+    nodes, probabilities = node_paths(rows, region.tree, classes[kept])
+    parts = (x.cpu().split(count.tolist()) for x in (nodes, probabilities.float()))
+    return found, [Paths(*(x.numpy() for x in of_image)) for of_image in zip(*parts, strict=True)]

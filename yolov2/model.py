@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from reference.layers import Connected, Grid, Head, Layer, Local, Softmax, output_shapes
+from reference.region import TreeRule
 from yolov2.checkpoint import Checkpoint, load_checkpoint, load_state, reading, save_checkpoint
 from yolov2.errors import UserError
 from yolov2.letterbox import Letterbox, Mode, network_input
@@ -46,6 +47,31 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {name}: not usable here ({str(error).splitlines()[0]}); try cpu") from None
     return device
+
+
+class Options(NamedTuple):
+    """What counts as a detection; classifiers know none.
+
+    Attributes
+    ----------
+    conf : float
+        Detections must score above this.
+    iou : float
+        NMS threshold.
+    max_det : int
+        At most so many detections a picture.
+    tree_threshold : float
+        On a tree of classes: how sure a node must be to be named in place of its parent.
+    tree_rule : {"darknet", "paper"}
+        Whether that is asked of the product of the absolute probabilities on the path, so that depth counts
+        twice (SPEC 8), or of the absolute probability itself.
+    """
+
+    conf: float = 0.25
+    iou: float = 0.45
+    max_det: int = 100
+    tree_threshold: float = 0.5
+    tree_rule: TreeRule = "darknet"
 
 
 @dataclass(repr=False)
@@ -195,6 +221,8 @@ class Model(ABC):
         order: Order = "rgb",
         stream: bool = False,
         progress: bool = True,
+        tree_threshold: float = 0.5,
+        tree_rule: TreeRule = "darknet",
     ) -> list[Results] | Iterator[Results]:
         """What is in pictures.
 
@@ -221,6 +249,8 @@ class Model(ABC):
             Return an iterator that works as it goes instead of a list. Videos and cameras always do.
         progress : bool
             Show a bar when it takes more than two seconds.
+        tree_threshold, tree_rule
+            How a tree of classes is descended, see `Options`.
 
         Returns
         -------
@@ -234,12 +264,13 @@ class Model(ABC):
         ValueError, TypeError
             If an option or a source has no meaning, or the network cannot take that `imgsz`.
         """
-        check_options(conf, iou, max_det, batch)
+        options = Options(conf, iou, max_det, tree_threshold, tree_rule)
+        check_options(conf, iou, max_det, batch, tree_threshold)
         size = input_size(self.imgsz if imgsz is None else imgsz)
         if imgsz is not None:
             self.check_size(imgsz)
         pictures = source if isinstance(source, Source) else open_source(source, order)
-        results = self._results(pictures, size, conf, iou, max_det, batch, progress)
+        results = self._results(pictures, size, options, batch, progress)
         return results if stream or pictures.streaming else list(results)
 
     def check_size(self, imgsz: int | tuple[int, int]) -> None:
@@ -267,9 +298,7 @@ class Model(ABC):
         self,
         source: Source,
         size: tuple[int, int],
-        conf: float,
-        iou: float,
-        max_det: int,
+        options: "Options",
         batch: int,
         bar: bool,
     ) -> Iterator[Results]:
@@ -285,7 +314,7 @@ class Model(ABC):
                     times.append(time.perf_counter())
                     outputs = self.network.eval()(images)
                     times.append(time.perf_counter())
-                    found = self._interpret(outputs, here, size, conf, iou, max_det)
+                    found = self._interpret(outputs, here, size, options)
                     times.append(time.perf_counter())
                 spent = [1000 * (b - a) / len(group) for a, b in pairwise(times)]
                 speed = dict(zip(("preprocess", "inference", "postprocess"), spent, strict=True))
@@ -303,9 +332,7 @@ class Model(ABC):
         outputs: Tensor,
         pictures: Sequence[Picture],
         size: tuple[int, int],
-        conf: float,
-        iou: float,
-        max_det: int,
+        options: "Options",
     ) -> list[Any]:
         """What raw outputs say about each picture."""
 
@@ -336,7 +363,7 @@ def letterboxes(pictures: Sequence[Picture], size: tuple[int, int], mode: Mode) 
     return [Letterbox(width, height, *size, mode) for width, height in sizes]
 
 
-def check_options(conf: float, iou: float, max_det: int, batch: int) -> None:
+def check_options(conf: float, iou: float, max_det: int, batch: int, tree_threshold: float = 0.5) -> None:
     """Complain about flags of detection that make no sense.
 
     Raises
@@ -346,5 +373,7 @@ def check_options(conf: float, iou: float, max_det: int, batch: int) -> None:
     """
     if not 0 <= conf <= 1 or not 0 <= iou <= 1:
         raise ValueError("--conf and --iou must be from 0 to 1")
+    if not 0 <= tree_threshold <= 1:
+        raise ValueError("--tree-thresh must be from 0 to 1")
     if not 1 <= batch <= 10**6 or not 1 <= max_det <= 10**6:
         raise ValueError("--batch and --max-det must be from 1 to 1000000")

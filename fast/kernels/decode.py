@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fast._launch import anchor_tensor, empty, launch
 from fast.wordtree import tree_table
-from reference.region import Region
+from reference.region import Region, TreeRule
 
 CELLS, CLASSES, TILE = 64, 128, 4096  # most cells, classes and products of both in a dense program
 CHUNK = 64  # classes a pass where they do not fit one tile
@@ -103,11 +103,11 @@ def next_candidate(
 
 
 @triton.jit
-def descend(head, slot, stride_c, alive, table, roots, threshold):
+def descend(head, slot, stride_c, alive, table, roots, threshold, PAPER: tl.constexpr):
     """The node each alive slot reaches on the way down its tree (SPEC 13.3, 8), reading only groups on it.
 
-    Darknet descends on absolute probabilities, so `reached`, their product, punishes depth twice. The best
-    member's conditional probability is exp(0) over its group's sum.
+    Darknet descends on absolute probabilities, so `reached`, their product, punishes depth twice; the PAPER's
+    is the absolute probability itself. The best member's conditional one is exp(0) over its group's sum.
     """
     node = tl.where(alive, -1, 0)
     start, size = tl.where(alive, 0, 0), tl.where(alive, roots, 0)
@@ -129,7 +129,7 @@ def descend(head, slot, stride_c, alive, table, roots, threshold):
             top = new_top
         absolute *= 1.0 / total
         best = tl.where(absolute > 0, best, 0)
-        reached *= absolute
+        reached = absolute if PAPER else reached * absolute
         accept = active & (reached > threshold)
         node = tl.where(accept | (active & (node < 0)), best, node)
         start = tl.load(table + best * 5 + 3, accept, other=-1)
@@ -141,7 +141,7 @@ def descend(head, slot, stride_c, alive, table, roots, threshold):
 @triton.jit
 def first_candidate(
     head, slot, stride_c, inside, C, conf, table, roots, tree_threshold,
-    ACTIVATION: tl.constexpr, BACKGROUND: tl.constexpr, UNROLL: tl.constexpr,
+    ACTIVATION: tl.constexpr, BACKGROUND: tl.constexpr, PAPER: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     """Best score above `conf`, its class, and the number of classes above `conf` of each slot; 0 for none.
 
@@ -150,7 +150,7 @@ def first_candidate(
     t_o = tl.load(head + (slot + 4 * stride_c), inside, other=float("-inf")).to(tl.float32)
     alive = inside if BACKGROUND else inside & (sigmoid(t_o) > conf)
     if ACTIVATION == "tree":
-        label = descend(head, slot, stride_c, alive, table, roots, tree_threshold)
+        label = descend(head, slot, stride_c, alive, table, roots, tree_threshold, PAPER)
         score = tl.where(alive, sigmoid(t_o), 0.0)
         left = alive.to(tl.int32)
     else:
@@ -230,7 +230,8 @@ def _decode_kernel(
 def _candidates_kernel(
     pred, stride_b, stride_c, stride_cell, anchors, table, boxes, scores, classes, locations, counts,
     A, C, H, W, conf, capacity, roots, tree_threshold,
-    ACTIVATION: tl.constexpr, BACKGROUND: tl.constexpr, SLOTS: tl.constexpr, UNROLL: tl.constexpr,
+    ACTIVATION: tl.constexpr, BACKGROUND: tl.constexpr, PAPER: tl.constexpr, SLOTS: tl.constexpr,
+    UNROLL: tl.constexpr,
 ):  # fmt: skip
     """Slots above `conf` of one image, moved together in the order of their locations. Grid: (images,).
 
@@ -247,7 +248,7 @@ def _candidates_kernel(
         slot = anchor * (5 + C) * stride_c + cell * stride_cell
         score, label, _ = first_candidate(
             head, slot, stride_c, inside, C, conf, table, roots, tree_threshold,
-            ACTIVATION, BACKGROUND, UNROLL,
+            ACTIVATION, BACKGROUND, PAPER, UNROLL,
         )  # fmt: skip
         keep = score > conf
         place = found + tl.cumsum(keep.to(tl.int32), 0) - 1
@@ -322,7 +323,7 @@ def decode(
 
 
 def decode_candidates(
-    pred: Tensor, region: Region, conf: float, capacity: int, tree_threshold: float
+    pred: Tensor, region: Region, conf: float, capacity: int, tree_threshold: float, tree_rule: TreeRule
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Boxes, scores, classes, locations (B, capacity, ...) and counts (B,), see `fast.decode`."""
     B, _, H, W = pred.shape
@@ -338,7 +339,7 @@ def decode_candidates(
         pred, *strides, anchor_tensor(region.settings, pred.device), table,
         boxes, scores, classes, locations, counts,
         len(region.anchors), region.classes, H, W, float(conf), capacity, roots, float(tree_threshold),
-        ACTIVATION=region.class_activation, BACKGROUND=region.background,
+        ACTIVATION=region.class_activation, BACKGROUND=region.background, PAPER=tree_rule == "paper",
         SLOTS=min(SLOTS, triton.next_power_of_2(len(region.anchors) * H * W)), UNROLL=UNROLL, warps=8,
     )  # fmt: skip
     return boxes, scores, classes, locations, counts

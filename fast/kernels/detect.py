@@ -14,7 +14,7 @@ from torch import Tensor
 from fast._launch import anchor_tensor, empty, launch
 from fast.kernels.boxes import iou
 from fast.kernels.decode import cell_strides, first_candidate, load_box, next_candidate, tree_arguments
-from reference.region import Region
+from reference.region import Region, TreeRule
 
 MAX_BOXES = 2048  # boxes of an image that one program holds
 MAX_KEPT = 1024
@@ -37,8 +37,8 @@ def candidate_key(score, rank, label):
 def _detect_kernel(
     pred, stride_b, stride_c, stride_cell, anchors, table, boxes, scores, classes, counts,
     A, C, H, W, conf, threshold, max_det, roots, tree_threshold,
-    ACTIVATION: tl.constexpr, BACKGROUND: tl.constexpr, MULTI_LABEL: tl.constexpr, AGNOSTIC: tl.constexpr,
-    BOXES: tl.constexpr, KEPT: tl.constexpr, UNROLL: tl.constexpr,
+    ACTIVATION: tl.constexpr, BACKGROUND: tl.constexpr, PAPER: tl.constexpr, MULTI_LABEL: tl.constexpr,
+    AGNOSTIC: tl.constexpr, BOXES: tl.constexpr, KEPT: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     """Everything for one image. Grid: (images,).
 
@@ -51,8 +51,9 @@ def _detect_kernel(
     head = pred + image * stride_b
     slot = anchor * (5 + C) * stride_c + cell * stride_cell
     score, label, left = first_candidate(
-        head, slot, stride_c, inside, C, conf, table, roots, tree_threshold, ACTIVATION, BACKGROUND, UNROLL
-    )
+        head, slot, stride_c, inside, C, conf, table, roots, tree_threshold,
+        ACTIVATION, BACKGROUND, PAPER, UNROLL,
+    )  # fmt: skip
     anchor_w = tl.load(anchors + 2 * anchor, score > 0, other=1)
     anchor_h = tl.load(anchors + 2 * anchor + 1, score > 0, other=1)
     x, y, w, h = load_box(head, slot, stride_c, score > 0, cell % W, cell // W, anchor_w, anchor_h, W, H)
@@ -136,6 +137,7 @@ def detect(
     multi_label: bool,
     class_agnostic: bool,
     tree_threshold: float,
+    tree_rule: TreeRule,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Boxes (B, max_det, 4), scores and classes (B, max_det), counts (B,) of a head that `fits`."""
     B, _, H, W = pred.shape
@@ -151,7 +153,7 @@ def detect(
         pred, *strides, anchor_tensor(region.settings, pred.device), table, boxes, scores, classes, counts,
         len(region.anchors), region.classes, H, W, float(max(conf, 0)), float(threshold), max_det, roots,
         float(tree_threshold),
-        ACTIVATION=region.class_activation, BACKGROUND=region.background,
+        ACTIVATION=region.class_activation, BACKGROUND=region.background, PAPER=tree_rule == "paper",
         MULTI_LABEL=multi_label and region.tree is None, AGNOSTIC=class_agnostic,
         BOXES=lanes, KEPT=triton.next_power_of_2(max(max_det, 1)), UNROLL=UNROLL,
         # at 2048 boxes 16 warps would leave a thread too few registers

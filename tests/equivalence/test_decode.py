@@ -114,18 +114,20 @@ def clearly_decided(scores: np.ndarray, conf: float) -> bool:
     layout=st.sampled_from(LAYOUTS),
     conf=st.sampled_from([0.0, 0.1, 0.25, 0.6]),
     capacity=st.sampled_from([1, 5, 40]),
+    rule=st.sampled_from(["darknet", "paper"]),
     h=st.integers(1, 3),
     w=st.integers(1, 3),
 )
-def test_candidates(backend, data, region, layout, conf, capacity, h, w):
+def test_candidates(backend, data, region, layout, conf, capacity, rule, h, w):
     pred = data.draw(predictions(region, 2, h, w))
     exact = pred.astype(np.float64)
     decoded = reference.decode.decode(exact, region)
-    tree_threshold = 0.37
-    assume(clearly_decided(reference.decode.class_scores(decoded, region, -1.0, tree_threshold), conf))
-    want = reference.decode.decode_candidates(exact, region, conf, capacity, tree_threshold)
-    twin = reference.decode.decode_candidates(pred, region, conf, capacity, tree_threshold)
-    got = fast.decode.decode_candidates(backend.tensor(pred, layout), region, conf, capacity, tree_threshold)
+    options = (0.37, rule)
+    sure = reference.decode.class_scores(decoded, region, -1.0, 0.37, None, rule)
+    assume(clearly_decided(sure, conf))
+    want = reference.decode.decode_candidates(exact, region, conf, capacity, *options)
+    twin = reference.decode.decode_candidates(pred, region, conf, capacity, *options)
+    got = fast.decode.decode_candidates(backend.tensor(pred, layout), region, conf, capacity, *options)
     for name in ("count", "classes", "locations"):
         equal(getattr(got, name), getattr(want, name))
     for name in ("boxes", "scores"):
@@ -147,7 +149,7 @@ def test_nan_scores_are_no_candidates(backend):
 
 OPERATORS = [
     (fast.decode._decode, ()),
-    (fast.decode._decode_candidates, (0.2, 3, 0.5)),
+    (fast.decode._decode_candidates, (0.2, 3, 0.5, "paper")),
 ]
 
 

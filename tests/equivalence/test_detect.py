@@ -41,7 +41,9 @@ def branch(request, monkeypatch):
         monkeypatch.setattr(nms_kernels, "MAX_MASKED", 0)
 
 
-def clearly_decided(pred: np.ndarray, region: Region, conf: float, iou: float, tree: float, nodes) -> bool:
+def clearly_decided(
+    pred: np.ndarray, region: Region, conf: float, iou: float, tree: float, nodes, rule="darknet"
+) -> bool:
     """Whether float32 must come to the conclusions of float64.
 
     No score is near the threshold or nearly equal to another, except where it comes from the same logits; no
@@ -51,11 +53,11 @@ def clearly_decided(pred: np.ndarray, region: Region, conf: float, iou: float, t
     boxes = decoded.boxes.reshape(len(pred), -1, 4)
     for sign in (-1, 1):  # the same tree nodes if every threshold moves a little
         for near in (tree * (1 + 1e-4 * sign),):
-            a = reference.decode.class_scores(decoded, region, conf, tree, nodes)
-            b = reference.decode.class_scores(decoded, region, conf, near, nodes)
+            a = reference.decode.class_scores(decoded, region, conf, tree, nodes, rule)
+            b = reference.decode.class_scores(decoded, region, conf, near, nodes, rule)
             if not np.array_equal(a > 0, b > 0):
                 return False
-    scores = reference.decode.class_scores(decoded, region, -1.0, tree, nodes)
+    scores = reference.decode.class_scores(decoded, region, -1.0, tree, nodes, rule)
     if (np.abs(scores - conf) < 1e-5).any():
         return False
     slots = np.moveaxis(pred.reshape(len(pred), len(region.anchors), -1, *pred.shape[2:]), 2, -1)
@@ -92,12 +94,13 @@ def clearly_decided(pred: np.ndarray, region: Region, conf: float, iou: float, t
     multi_label=st.booleans(),
     class_agnostic=st.booleans(),
     map_nodes=st.none() | st.just((3, 0, 9)),
+    rule=st.sampled_from(["darknet", "paper"]),
 )
-def test_detect(backend, case, layout, conf, iou, max_det, multi_label, class_agnostic, map_nodes):
+def test_detect(backend, case, layout, conf, iou, max_det, multi_label, class_agnostic, map_nodes, rule):
     nodes = map_nodes if case.region.tree is not None else None
     exact = case.pred.astype(np.float64)
-    assume(clearly_decided(exact, case.region, conf, iou, 0.37, nodes))
-    options = (conf, iou, max_det, multi_label, class_agnostic, 0.37, nodes)
+    assume(clearly_decided(exact, case.region, conf, iou, 0.37, nodes, rule))
+    options = (conf, iou, max_det, multi_label, class_agnostic, 0.37, nodes, rule)
     want = reference.detect.detect(exact, case.region, *options)
     twin = reference.detect.detect(case.pred, case.region, *options)
     got = fast.detect.detect(backend.tensor(case.pred, layout), case.region, *options)
@@ -181,7 +184,7 @@ def test_operator_is_well_formed(backend, conf):
     region = Region(((1.0, 2.0), (2.0, 1.0)), 2)
     pred = torch.randn(1, 14, 2, 3, generator=torch.Generator().manual_seed(0))
     with backend:
-        arguments = (backend.tensor(pred), region.settings, conf, 0.45, 5, True, False, 0.5, None)
+        arguments = (backend.tensor(pred), region.settings, conf, 0.45, 5, True, False, 0.5, None, "darknet")
         torch.library.opcheck(fast.detect._detect, arguments)
 
 

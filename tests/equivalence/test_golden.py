@@ -94,9 +94,12 @@ def test_detections_of_the_region_layer(backend, case):
     options = (c["thresh"], c["nms_thresh"], most, True, False, c["tree_thresh"])
     with backend:
         found = fast.detect.detect(backend.tensor(case["input"]), region, *options)
-        boxes, scores = fast.detect._scored(
-            backend.tensor(case["input"]), region, c["thresh"], c["tree_thresh"], None
-        )
+        if region.tree is None:
+            boxes, scores = fast.detect._scored(backend.tensor(case["input"]), region, c["thresh"], None)
+        else:  # densely, to see which box has which class
+            decoded = fast.decode.decode(backend.tensor(case["input"]), region)
+            boxes = decoded.boxes.flatten(1, 3)
+            scores = fast.decode.class_scores(decoded, region, c["thresh"], c["tree_thresh"])
         kept = fast.nms.multi_label_nms(boxes, scores, c["nms_thresh"], most, c["thresh"])
     n = int(kept.count)
     assert n == len(rows) == int(found.count) < most
