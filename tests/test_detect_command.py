@@ -11,7 +11,7 @@ from PIL import Image
 
 import yolov2
 from tests.commands import SIDE, assert_refused, command
-from tests.models import noise, write_darknet
+from tests.models import TREE, noise, write_darknet
 from yolov2.detect import main, to_records
 from yolov2.detector import Detector, Found
 from yolov2.results import from_found
@@ -159,7 +159,16 @@ class TestRefused:
         assert_refused(capsys, main, small_data, "--weights", path, names=(path,))
 
     @pytest.mark.parametrize(
-        "wrong", [("--conf", "2"), ("--iou", "x"), ("--batch", "0"), ("--max-det", "0"), ("--color", "red")]
+        "wrong",
+        [
+            ("--conf", "2"),
+            ("--iou", "x"),
+            ("--batch", "0"),
+            ("--max-det", "0"),
+            ("--color", "red"),
+            ("--tree-thresh", "1.5"),
+            ("--tree-rule", "x"),
+        ],
     )
     def test_wrong_value(self, capsys, wrong):
         assert_refused(capsys, main, "a.jpg", *wrong, names=(wrong[0],))
@@ -281,6 +290,79 @@ def test_a_classifier(tmp_path, capsys, name):
     out = capsys.readouterr().out
     assert f"one.png: {best['class']} {best['score']:.2f}, " in out
     assert "2 pictures, " in out and "objects" not in out
+
+
+class TestOnATree:
+    @pytest.fixture
+    def tree_flags(self, tmp_path):
+        weights = ("--weights", write_darknet(tmp_path / "net", "region on a tree"))
+        return (*weights, "--project", tmp_path / "out", "--conf", "0.3", "--device", "cpu")
+
+    @pytest.fixture
+    def source(self, tmp_path):
+        Image.fromarray(noise(300, 260)).save(tmp_path / "noise.png")
+        return tmp_path / "noise.png"
+
+    def found(self, tmp_path, source, *flags):
+        """Its folder, and the detections on the one picture."""
+        before = set((tmp_path / "out").glob("*"))
+        assert command(main, source, *flags) == 0
+        (folder,) = set((tmp_path / "out").glob("*")) - before
+        report = found_in(folder)
+        return folder, report["pictures"][0]["detections"]
+
+    def test_paths_are_written_and_drawn(self, tmp_path, source, tree_flags):
+        folder, detections = self.found(tmp_path, source, *tree_flags)
+        assert len(detections) > 3
+        for d in detections:
+            names = [node["class"] for node in d["path"]]
+            assert names[-1] == d["class"]
+            nodes = [TREE.names.index(name) for name in names]
+            assert [TREE.parents[n] for n in nodes] == [-1, *nodes[:-1]]
+            falling = [node["probability"] for node in d["path"]]
+            assert falling == sorted(falling, reverse=True) and 0 < falling[-1] <= falling[0] <= 1
+        with Image.open(folder / "noise.png") as drawn:
+            assert drawn.width > 300 and drawn.height >= 260
+        other, same = self.found(tmp_path, source, *tree_flags, "--no-paths")
+        with Image.open(other / "noise.png") as drawn:
+            assert drawn.size == (300, 260)
+        assert same == detections
+
+    @pytest.mark.parametrize(("threshold", "depth"), [(0, 2), (1, 1)])
+    @pytest.mark.parametrize("rule", ["darknet", "paper"])
+    def test_how_deep(self, tmp_path, source, tree_flags, threshold, depth, rule):
+        flags = (*tree_flags, "--tree-thresh", threshold, "--tree-rule", rule, "--no-draw")
+        _, detections = self.found(tmp_path, source, *flags)
+        assert {len(d["path"]) for d in detections} == {depth}
+
+    def test_rules(self, tmp_path, source, tree_flags):
+        """A tree of two levels: the paper goes down where the leaf is likely, Darknet where it is more so."""
+        deep = {}
+        for rule in ("paper", "darknet"):
+            flags = (*tree_flags, "--iou", 1, "--tree-thresh", 0.3, "--tree-rule", rule, "--no-draw")
+            _, detections = self.found(tmp_path, source, *flags)
+            likely = [[node["probability"] for node in d["path"]] for d in detections if len(d["path"]) == 2]
+            products = [leaf * (1 if rule == "paper" else root) for root, leaf in likely]
+            assert min(products) > 0.299
+            deep[rule] = len(likely)
+        assert 0 < deep["darknet"] < deep["paper"]
+
+    def test_all_frames_of_a_video_are_of_one_size(self, tmp_path, tree_flags):
+        path = film(tmp_path / "film.avi", size=(160, 128))
+        assert command(main, path, *tree_flags, "--conf", "0.35") == 0
+        folder = tmp_path / "out" / "detect"
+        counts = [len(entry["detections"]) for entry in lines_of(folder)]
+        frames, (width, height), _ = frames_of(folder / "film.mp4")
+        assert len(set(counts)) > 1 and frames == len(counts)
+        assert width > 480 and height >= 384
+
+    @pytest.mark.parametrize("name", ["region", "grid", "tree"])
+    @pytest.mark.parametrize("flag", [("--tree-thresh", 0.4), ("--tree-rule", "paper")])
+    def test_nothing_to_descend(self, capsys, tmp_path, source, name, flag):
+        weights = write_darknet(tmp_path / "net", name)
+        arguments = (source, "--weights", weights, "--device", "cpu", "--project", tmp_path / "out", *flag)
+        assert_refused(capsys, main, *arguments, names=(flag[0], weights))
+        assert not (tmp_path / "out").exists()
 
 
 def test_several_sources_of_several_kinds(flags, tmp_path):

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from yolov2.detector import Found
+from tests.models import TREE
+from yolov2.detector import Found, Paths
 from yolov2.results import Boxes, Probs, Results, from_found
 
 WHY = 'NO PROOF WITH SUPERVISION: pip install -e ".[test]"'
@@ -270,7 +271,7 @@ class TestResults:
         assert repr(results()).startswith(
             "<Results of folder/street.jpg, 100x40: 2 dog, 1 person; .boxes .names"
         )
-        assert "; .probs .names" in repr(classified())
+        assert "; .probs .names" in repr(classified()) and "; .boxes .paths .names" in repr(on_a_tree())
         assert repr(Results(picture(), "", NAMES)).startswith("<Results of a picture, 100x40: nothing found;")
 
     @pytest.mark.parametrize(
@@ -319,6 +320,88 @@ class TestFromFound:
         nothing = Found(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int64))
         r = from_found(nothing, picture(), NAMES)
         assert (len(r), r.boxes.shape, r.verbose()) == (0, (0, 6), "nothing found")
+
+
+DOG = [(0, "animal", 1.0), (2, "dog", 0.5)]
+THING = [(1, "thing", 0.75)]
+CAR = [(1, "thing", 0.875), (5, "car", 0.25)]
+
+
+def on_a_tree(size=SHAPE, boxes=3):
+    """Results with `DOG`, `THING` and `CAR`."""
+    corners = np.array([[0.2, 0.375, 0.2, 0.5], [0.5, 0.5, 1, 1], [0.55, 0.3, 0.1, 0.1]], np.float32)
+    nodes = np.array([[0, 2], [1, -1], [1, 5]])
+    probabilities = np.array([[1, 0.5], [0.75, 0], [0.875, 0.25]], np.float32)
+    values = (corners, np.array([0.9, 0.5, 0.25], np.float32), np.array([2, 1, 5]))
+    values = (part[:boxes] for part in values)
+    found = Found(*values, Paths(nodes[:boxes], probabilities[:boxes]))
+    return from_found(found, picture(size), TREE.names, "street.jpg")
+
+
+class TestPaths:
+    def test_by_hand(self):
+        assert on_a_tree().paths == [DOG, THING, CAR]
+        last = on_a_tree().paths[2][-1]
+        assert (last.node, last.name, last.probability) == (5, "car", 0.25)
+        assert on_a_tree(boxes=0).paths == []
+        assert results().paths is None and classified().paths is None
+
+    @pytest.mark.parametrize("turned", [lambda r: r, Results.numpy], ids=["tensor", "array"])
+    def test_they_stay_with_their_boxes(self, turned):
+        r = turned(on_a_tree())
+        assert [one.paths for one in r] == [[DOG], [THING], [CAR]]
+        for index in (
+            2,
+            -1,
+            np.int64(2),
+            torch.tensor(2),
+            [2],
+            slice(2, None),
+            torch.tensor([2]),
+            r.boxes.cls == 5,
+        ):
+            assert r[index].paths == [CAR]
+        assert r[[2, 0]].paths == [CAR, DOG] and r[[2, 0]][1].paths == [DOG]
+        assert r[[]].paths == r[r.boxes.conf > 2].paths == []
+        assert r.boxes[1].paths.nodes.tolist() == [[1, -1]]
+
+    def test_places(self):
+        r = on_a_tree()
+        for other in (r.to("meta"), r.cpu(), r.numpy(), r.numpy().to("cpu"), pickle.loads(pickle.dumps(r))):
+            assert other.paths == r.paths
+
+    def test_records(self):
+        car = on_a_tree().summary()[2]
+        assert car.pop("path") == [
+            {"name": "thing", "class": 1, "probability": 0.875},
+            {"name": "car", "class": 5, "probability": 0.25},
+        ]
+        assert car.keys() == results().summary()[0].keys()
+        assert json.loads(on_a_tree().to_json()) == on_a_tree().summary()
+        assert on_a_tree().summary(decimals=2)[2]["path"][0]["probability"] == 0.88
+        assert on_a_tree().verbose() == "1 dog, 1 thing, 1 car" and on_a_tree(boxes=0).summary() == []
+
+    def test_another_library_reads_them(self):
+        d = supervision.Detections.from_ultralytics(on_a_tree())
+        assert d.data["class_name"].tolist() == ["dog", "thing", "car"]
+
+    def test_drawn_beside(self):
+        for size in ((300, 400), (160, 160)):
+            plain, drawn = on_a_tree(size).plot(paths=False), on_a_tree(size).plot()
+            assert plain.size == size[::-1] and drawn.width > plain.width
+            none = on_a_tree(size, boxes=0).plot()  # a video's next frame
+            assert none.size == drawn.size and none != drawn
+        # the larger one is not enlarged
+        assert on_a_tree((300, 400)).plot().crop((0, 0, 400, 300)) == on_a_tree((300, 400)).plot(paths=False)
+
+    def test_wrong_ones(self):
+        nodes, probabilities = np.array([[0, 2]]), np.array([[1, 0.5]], np.float32)
+        for paths in (Paths(nodes, probabilities[:0]), Paths(nodes.repeat(2, 0), probabilities.repeat(2, 0))):
+            with pytest.raises(ValueError, match="paths"):
+                Boxes([[0, 0, 1, 1]], [1], [2], SHAPE, paths)
+        held = Boxes([[0, 0, 1, 1]], [1], [2], SHAPE, Paths(nodes + 7, probabilities))
+        with pytest.raises(ValueError, match="class 7"):
+            results(held)
 
 
 class TestSupervision:

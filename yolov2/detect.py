@@ -12,7 +12,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from reference.region import Region, TreeRule
+from yolov2.classifier import Classifier
 from yolov2.cli import option, parse, run
+from yolov2.detector import Detector
 from yolov2.errors import Complaints, UserError
 from yolov2.loading import load
 from yolov2.model import check_options
@@ -24,13 +27,18 @@ from yolov2.sources import VIDEO_SUFFIXES, open_source
 def to_records(results: Results) -> list[dict]:
     """Detections as JSON-able records; boxes are left, top, right, bottom in pixels, clipped.
 
-    A classifier's records are the five best classes, without a box.
+    A classifier's records are the five best classes, without a box. On a tree a detection has its path, from
+    the root to its class.
     """
     records = []
     for row in results.summary():
         record = {"class": row["name"], "score": round(row["confidence"], 4)}
         if "box" in row:
             record["box"] = [round(row["box"][side], 1) for side in ("x1", "y1", "x2", "y2")]
+        if "path" in row:
+            record["path"] = [
+                {"class": node["name"], "probability": round(node["probability"], 4)} for node in row["path"]
+            ]
         records.append(record)
     return records
 
@@ -72,30 +80,30 @@ class VideoFile:
 
 
 class Drawing:
-    """Pictures and videos of what was found, in one folder."""
+    """Pictures and videos of what was found, in one folder; on a tree with the paths beside if so wished."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, paths: bool):
+        self.folder, self.paths = folder, paths
         self._taken: set[str] = set()
         self._video: VideoFile | None = None
         self._source = ""  # of that video
 
     def add(self, results: Results) -> str:
         """Draw a picture, or the next frame of a video; returns the name of its file."""
-        moving = _is_moving(results.path)
+        moving, drawn = _is_moving(results.path), results.plot(self.paths)
         if moving and self._video is not None and results.path == self._source:
-            self._video.add(np.asarray(results.plot()))
+            self._video.add(np.asarray(drawn))
             return self._video.path.name
         # pictures of equal names from several folders must not overwrite each other
         start = Path(results.path).stem
         stem = next(s for s in chain([start], (f"{start}-{n}" for n in count(2))) if s not in self._taken)
         self._taken.add(stem)
         if not moving:
-            results.plot().save(self.folder / f"{stem}.png")
+            drawn.save(self.folder / f"{stem}.png")
             return f"{stem}.png"
         self.close()
         self._video, self._source = VideoFile(self.folder / f"{stem}.mp4", results.path), results.path
-        self._video.add(np.asarray(results.plot()))
+        self._video.add(np.asarray(drawn))
         return self._video.path.name
 
     def close(self) -> None:
@@ -133,9 +141,15 @@ class DetectConfig:
     project: Path = option("results go into a new folder of this one", default=Path("runs"))
     name: str = option("name of that folder", default="detect")
     draw: bool = option("write the pictures with their boxes", default=True)
+    tree_thresh: float = option("go down a tree of classes while the path is likelier than this", default=0.5)
+    tree_rule: TreeRule = option(
+        "how likely a path is: the product of the absolute probabilities, or of the conditional ones (paper)",
+        default="darknet",
+    )
+    paths: bool = option("on a tree: draw the paths and their probabilities beside", default=True)
 
     def __post_init__(self):
-        check_options(self.conf, self.iou, self.max_det, self.batch)
+        check_options(self.conf, self.iou, self.max_det, self.batch, self.tree_thresh)
         if self.imgsz is not None and len(self.imgsz) not in (1, 2):
             raise ValueError("--imgsz: one side, or height,width")
 
@@ -148,9 +162,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     weights = config.weights or newest_weights()
     model = load(weights, config.cfg, config.names, device=config.device)
     imgsz: Any = config.imgsz if config.imgsz is None or len(config.imgsz) == 2 else config.imgsz[0]
-    thresholds = config.conf, config.iou, config.max_det
+    options: Any = {"conf": config.conf, "iou": config.iou, "max_det": config.max_det}
+    options |= _tree_options(config, model, weights)
     try:
-        stream = iter(model.predict(source, *thresholds, imgsz, config.batch, stream=True, progress=False))
+        stream = iter(
+            model.predict(source, imgsz=imgsz, batch=config.batch, stream=True, progress=False, **options)
+        )
     except ValueError as error:
         raise UserError(f"--{error}") from None
     start = time.perf_counter()
@@ -161,6 +178,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     complaints.report()
     what = "" if first.boxes is None else f"{boxes} objects in "
     print(f"{what}{pictures} pictures, {pictures / seconds:.1f} pictures/s; see {folder}")
+
+
+def _tree_options(config: DetectConfig, model: Detector | Classifier, weights: Path) -> dict[str, Any]:
+    """How a detector on a tree descends; none of another model.
+
+    Raises
+    ------
+    UserError
+        If the user says how, but there is no tree to descend.
+    """
+    if isinstance(model, Detector) and isinstance(model.head, Region) and model.head.tree is not None:
+        return {"tree_threshold": config.tree_thresh, "tree_rule": config.tree_rule}
+    for flag in ("tree_thresh", "tree_rule"):
+        if getattr(config, flag) != getattr(DetectConfig, flag):
+            raise UserError(f"--{flag.replace('_', '-')}: {weights} is no detector on a tree; leave it out")
+    return {}
 
 
 def _write(
@@ -174,7 +207,7 @@ def _write(
     pictures = boxes = 0
     with ExitStack() as files:
         lines = None if total is not None else files.enter_context((folder / "detections.jsonl").open("w"))
-        drawing = files.enter_context(closing(Drawing(folder)))
+        drawing = files.enter_context(closing(Drawing(folder, config.paths)))
         told = total is not None and total <= 10  # a line for each, in place of a bar
         for results in tqdm(stream, "detecting", total, unit="img", delay=2, disable=told):
             records = to_records(results)

@@ -11,7 +11,7 @@ from copy import copy
 from dataclasses import dataclass, field, replace
 from itertools import chain, count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -19,9 +19,10 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from yolov2.draw import draw_detections
+from yolov2.tree.draw import draw_paths
 
 if TYPE_CHECKING:
-    from yolov2.detector import Found
+    from yolov2.detector import Found, Paths
 
 Array = Tensor | np.ndarray
 
@@ -79,11 +80,16 @@ class Boxes(_Values):
         Class numbers.
     orig_shape : tuple of int
         (height, width) of the picture, in pixels.
+    paths : Paths, optional
+        Of detections on a tree: ``nodes`` (N, D) from the root to the class, the rest -1, and their absolute
+        ``probabilities`` (N, D).
 
     Attributes
     ----------
     data : Tensor or ndarray, float32 (N, 6)
         Left, top, right, bottom, score, class.
+    paths : Paths or None
+        As given; NumPy arrays wherever `data` is.
 
     Raises
     ------
@@ -92,10 +98,13 @@ class Boxes(_Values):
     """
 
     orig_shape: tuple[int, int]
+    paths: "Paths | None"
     id: ClassVar[None] = None  # nothing is tracked
     is_track: ClassVar[bool] = False
 
-    def __init__(self, xyxy: Any, conf: Any, cls: Any, orig_shape: tuple[int, int]):
+    def __init__(
+        self, xyxy: Any, conf: Any, cls: Any, orig_shape: tuple[int, int], paths: "Paths | None" = None
+    ):
         corners = _float32(xyxy)
         if corners.numel() == 0 and corners.ndim < 2:  # an empty list
             corners = corners.reshape(0, 4)
@@ -107,9 +116,13 @@ class Boxes(_Values):
         height, width = map(int, orig_shape)
         if height < 1 or width < 1:
             raise ValueError(f"orig_shape is (height, width) of a picture, got {tuple(orig_shape)}")
+        if paths is not None and not len(paths.nodes) == len(paths.probabilities) == n:
+            got = f"{len(paths.nodes)} and {len(paths.probabilities)}"
+            raise ValueError(f"paths: {got} rows of nodes and probabilities for {n} boxes")
         corners = corners.clamp(min=0).minimum(corners.new_tensor([width, height, width, height]))
         object.__setattr__(self, "data", torch.cat([corners, scores[:, None], classes[:, None]], 1))
         object.__setattr__(self, "orig_shape", (height, width))
+        object.__setattr__(self, "paths", paths)
 
     @property
     def xyxy(self) -> Array:
@@ -155,7 +168,15 @@ class Boxes(_Values):
         data = data[None] if data.ndim == 1 else data
         if data.ndim != 2:
             raise IndexError(f"boxes have one axis, their index is of shape {np.shape(index)}")
-        return self._with(data)
+        some = self._with(data)
+        if self.paths is not None:
+            rows = np.arange(len(self))[index.cpu().numpy() if isinstance(index, Tensor) else index]
+            paths = self.paths._replace(
+                nodes=self.paths.nodes[np.atleast_1d(rows)],
+                probabilities=self.paths.probabilities[np.atleast_1d(rows)],
+            )
+            object.__setattr__(some, "paths", paths)
+        return some
 
     def __iter__(self) -> Iterator[Self]:
         return (self[i] for i in range(len(self)))
@@ -220,6 +241,14 @@ class Probs(_Values):
         )
 
 
+class PathNode(NamedTuple):
+    """One step of the way from a root of a tree to the class of a detection."""
+
+    node: int
+    name: str
+    probability: float  # absolute: that it is this, whatever its parents
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Results:
     """What was found in one picture. Its ``len`` is the number of boxes, of a classifier's that of classes.
@@ -264,14 +293,29 @@ class Results:
         if self.boxes is not None and self.boxes.orig_shape != shape[:2]:
             raise ValueError(f"boxes of a picture of {self.boxes.orig_shape}, but this one is {shape[:2]}")
         classes = self._classes() if self.probs is None else range(len(self.probs))
-        nameless = set(classes) - self.names.keys()
-        if nameless:
+        paths = None if self.boxes is None else self.boxes.paths
+        nodes = set() if paths is None else {*paths.nodes.flat} - {-1}
+        if nameless := {*classes, *nodes} - self.names.keys():
             raise ValueError(f"no name for class {min(nameless)}")
 
     @property
     def orig_shape(self) -> tuple[int, int]:
         """(height, width) of the picture, in pixels."""
         return self.orig_img.shape[0], self.orig_img.shape[1]
+
+    @property
+    def paths(self) -> list[list[PathNode]] | None:
+        """For every box the nodes from the root of the tree to its class; None if the classes are no tree.
+
+        Boxes of a tree whose nodes are asked for one by one have none either. The arrays are `boxes.paths`.
+        """
+        if self.boxes is None or self.boxes.paths is None:
+            return None
+        rows = zip(self.boxes.paths.nodes.tolist(), self.boxes.paths.probabilities.tolist(), strict=True)
+        return [
+            [PathNode(node, self.names[node], p) for node, p in zip(*row, strict=True) if node >= 0]
+            for row in rows
+        ]
 
     def __len__(self) -> int:
         held = self.boxes if self.boxes is not None else self.probs
@@ -299,17 +343,25 @@ class Results:
         """The same with NumPy arrays."""
         return self._each("numpy")
 
-    def plot(self) -> Image.Image:
+    def plot(self, paths: bool = True) -> Image.Image:
         """The picture, RGB, with labelled boxes or a classifier's top five.
 
         It is as large as it was, except that a tiny one (its shorter side below 120 pixels) is enlarged by a
         whole number, or its labels would cover it.
+
+        Parameters
+        ----------
+        paths : bool
+            Show the paths of detections on a tree beside the picture, which is enlarged below 240 pixels
+            then; see `yolov2.tree.draw.draw_paths`.
         """
-        picture = _readable(Image.fromarray(self.orig_img))
+        beside = self.paths if paths else None
+        picture = _readable(Image.fromarray(self.orig_img), 120 if beside is None else 240)
         if self.boxes is not None:
             held, classes = self.boxes.cpu().numpy(), np.asarray(self._classes(), np.int64)
             names = [self.names.get(c, "") for c in range(classes.max(initial=-1) + 1)]
-            return draw_detections(picture, np.asarray(held.xywhn), names, classes, np.asarray(held.conf))
+            drawn = draw_detections(picture, np.asarray(held.xywhn), names, classes, np.asarray(held.conf))
+            return drawn if beside is None else draw_paths(drawn, beside, held.conf.tolist())
         return picture if self.probs is None else _with_lines(picture, self._top_five("{score:.2f} {name}"))
 
     def show(self) -> None:
@@ -362,7 +414,8 @@ class Results:
         Returns
         -------
         list of dict
-            ``{"name", "class", "confidence", "box": {"x1", "y1", "x2", "y2"}}``
+            ``{"name", "class", "confidence", "box": {"x1", "y1", "x2", "y2"}}``; of detections on a tree also
+            ``"path": [{"name", "class", "probability"}, ...]`` from the root.
         """
         if self.probs is not None:
             classes, scores = self.probs.top5, self.probs.top5conf.tolist()
@@ -379,6 +432,10 @@ class Results:
         for record, box in zip(records, corners, strict=False):
             sides = zip(("x1", "y1", "x2", "y2"), box, strict=True)
             record["box"] = {side: round(value, decimals) for side, value in sides}
+        for record, path in zip(records, self.paths or [], strict=False):
+            record["path"] = [
+                {"name": name, "class": node, "probability": round(p, decimals)} for node, name, p in path
+            ]
         return records
 
     def to_json(self, normalize: bool = False, decimals: int = 5) -> str:
@@ -396,7 +453,9 @@ class Results:
 
     def __repr__(self) -> str:
         height, width = self.orig_shape
-        kinds = "".join(f" .{kind}" for kind in ("boxes", "probs") if getattr(self, kind) is not None)
+        kinds = "".join(
+            f" .{kind}" for kind in ("boxes", "paths", "probs") if getattr(self, kind) is not None
+        )
         usable = f"{kinds} .names .orig_img .speed .summary() .to_json() .plot() .save()"
         return f"<Results of {self.path or 'a picture'}, {width}x{height}: {self.verbose()};{usable}>"
 
@@ -429,7 +488,7 @@ def from_found(
     Parameters
     ----------
     found : Found
-        Boxes (K, 4) cxcywh as fractions of the picture, scores (K,), classes (K,).
+        Boxes (K, 4) cxcywh as fractions of the picture, scores (K,), classes (K,), paths.
     picture : PIL.Image.Image or ndarray, uint8 (H, W, 3)
         RGB. An array is kept as it is, not copied.
     names : dict of int to str, or sequence of str
@@ -457,7 +516,8 @@ def from_found(
     named = (
         names if isinstance(names, dict) else dict(names if isinstance(names, Mapping) else enumerate(names))
     )
-    results = Results(image, path, named, Boxes(corners, found.scores, found.classes, (height, width)))
+    held = Boxes(corners, found.scores, found.classes, (height, width), found.paths)
+    results = Results(image, path, named, held)
     return results if speed is None else replace(results, speed=speed)
 
 
@@ -468,10 +528,10 @@ def _float32(values: Any) -> Tensor:
     return torch.from_numpy(np.array(values, np.float32))
 
 
-def _readable(picture: Image.Image) -> Image.Image:
-    """The picture, a tiny one enlarged by a whole number."""
+def _readable(picture: Image.Image, least: int = 120) -> Image.Image:
+    """The picture, one with a side below `least` enlarged by a whole number to about twice that."""
     short, long = sorted(picture.size)
-    factor = min(-(-240 // short), 640 // long) if short < 120 else 1
+    factor = min(-(-2 * least // short), 640 // long) if short < least else 1
     if factor <= 1:
         return picture
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
