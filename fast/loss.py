@@ -23,6 +23,7 @@ class RegionLoss(NamedTuple):
     noobject: Tensor
     prior: Tensor
     classification: Tensor
+    labelled: Tensor  # what classification-only images have in `classification`; has no gradient of its own
 
 
 def region_loss(pred: Tensor, truth: Tensor, region: Region, seen: int) -> RegionLoss:
@@ -81,7 +82,7 @@ def _kept_precision(x: Tensor) -> torch.dtype:
 
 @torch.library.custom_op("yolov2::region_loss", mutates_args=())
 def _region_loss(pred: Tensor, truth: Tensor, settings: str, prior: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Terms (7,), d total / d pred, and slots (B, A, H, W) int32.
+    """Terms (8,), d total / d pred, and slots (B, A, H, W) int32.
 
     A slot holds 2 * row of its truth (-1: none) + whether the prediction is excused from "nothing here".
     """
@@ -103,7 +104,7 @@ def _(pred, truth, settings, prior):
     A = len(region_of(settings).anchors)
     B, _, H, W = pred.shape
     return (
-        pred.new_empty(7, dtype=_precision(pred)),
+        pred.new_empty(8, dtype=_precision(pred)),
         torch.empty_like(pred, dtype=_kept_precision(pred), memory_format=layout(pred)),
         pred.new_empty((B, A, H, W), dtype=torch.int32),
     )
@@ -116,7 +117,7 @@ def _scaled(grad: Tensor, slots: Tensor, dterms: Tensor, dtype: torch.dtype, cla
         from fast.kernels.loss import backward as kernel
 
         return kernel(grad, slots, dterms, dtype, classes)
-    total, xy, wh, objectness, noobject, prior, classification = dterms.unbind()
+    total, xy, wh, objectness, noobject, prior, classification, _ = dterms.unbind()
     responsible = slots >= 0
     by_term = [(xy, prior), (xy, prior), (wh, prior), (wh, prior), (objectness, noobject)]
     factors = [torch.where(responsible, total + own, total + other) for own, other in by_term]
@@ -219,21 +220,22 @@ def _loss_and_gradient(
     class_at = (image, class_slot // (H * W), class_slot // W % H, class_slot % W)
     raw = by_slot[class_at]
     classes = matches._replace(slot=class_slot, wins=wins | truths.only)
-    class_loss, class_rows = _class_terms(raw, truths, classes, region)
-    classification = region.class_scale * class_loss
+    class_losses, class_rows = _class_terms(raw, truths, classes, region)
+    classification = region.class_scale * class_losses.sum()
+    labelled = region.class_scale * class_losses.where(truths.only, 0).sum()
 
     # one truth writes the box part of a slot; the class parts of several (tree) do not meet
     by_slot_grad[..., :5].index_put_(at, torch.cat(rows, -1).where(wins[..., None], 0), accumulate=True)
     by_slot_grad[..., 5:].index_put_(class_at, region.class_scale * class_rows, accumulate=True)
     total = xy + wh + objectness + noobject + prior_term + classification
-    terms = torch.stack([total, xy, wh, objectness, noobject, prior_term, classification])
+    terms = torch.stack([total, xy, wh, objectness, noobject, prior_term, classification, labelled])
     return terms, grad, 2 * assignment.index + assignment.ignore.int()
 
 
 def _class_terms(raw: Tensor, truths: Truths, matches: Matches, region: Region) -> tuple[Tensor, Tensor]:
-    """Sum of the class terms (SPEC 4, 5) over truths with `raw` (B, T, 5+C) at their slots; its gradient.
+    """Class terms (B, T) (SPEC 4, 5) of truths with `raw` (B, T, 5+C) at their slots; their gradient.
 
-    The gradient (B, T, C) is 0 in rows that another truth overrules.
+    Both, the gradient (B, T, C) too, are 0 in rows that another truth overrules.
     """
     scores, squared = raw[..., 5:], region.class_loss == "squared_error"
     if region.tree is not None:
@@ -255,7 +257,7 @@ def _class_terms(raw: Tensor, truths: Truths, matches: Matches, region: Region) 
         off = off * probs * (1 - probs)
     elif squared:
         off = probs * (off - (off * probs).sum(-1, keepdim=True))
-    return loss.where(matches.wins, 0).sum(), off.where(matches.wins[..., None], 0)
+    return loss.where(matches.wins, 0), off.where(matches.wins[..., None], 0)
 
 
 def _tree_class_terms(
@@ -286,11 +288,11 @@ def _tree_class_terms(
     probs = log_probs.exp()
     off = (probs - aims).where(learns, 0)
     if not squared:
-        return -log_probs.gather(-1, node).where(counts, 0).sum(), off
+        return -log_probs.gather(-1, node).where(counts, 0).sum(-1), off
     along = torch.zeros_like(covered, dtype=scores.dtype)
     along.scatter_add_(-1, tensors.group_of.expand(B, T, C), off * probs)
     gradient = probs * (off - along.gather(-1, tensors.group_of.expand(B, T, C)))
-    return off.square().sum() / 2, gradient.where(learns, 0)
+    return off.square().sum(-1) / 2, gradient.where(learns, 0)
 
 
 def _most_believed(head: Tensor, truths: Truths, tree: WordTree) -> Tensor:

@@ -25,6 +25,7 @@ class RegionLoss(NamedTuple):
     noobject: np.floating
     prior: np.floating
     classification: np.floating
+    labelled: np.floating  # what classification-only images have in `classification`
 
 
 class Targets(NamedTuple):
@@ -33,6 +34,7 @@ class Targets(NamedTuple):
     weight: np.ndarray  # (B, A, H, W, 5+C)
     value: np.ndarray  # (B, A, H, W, 5+C)
     responsible: np.ndarray  # (B, A, H, W) bool, the slot answers for a box
+    class_only: np.ndarray  # (B,) bool, the image has a class and no boxes
 
 
 class RegionStatistics(NamedTuple):
@@ -85,7 +87,9 @@ def region_targets(pred: np.ndarray, truth: np.ndarray, region: Region, seen: in
                 v[4] = 0
         _class_targets(w[5:], v[5:], match, region, repeated=match.slot in taken)
         taken.add(match.slot)
-    return Targets(weight, value, responsible)
+    class_only = np.zeros(len(pred), bool)
+    class_only[[match.slot[0] for match in matches if match.class_only]] = True
+    return Targets(weight, value, responsible, class_only)
 
 
 def _class_targets(weight: np.ndarray, value: np.ndarray, match: Match, region: Region, repeated: bool):
@@ -141,13 +145,13 @@ def loss_against(pred: np.ndarray, targets: Targets, region: Region) -> RegionLo
     objectness, noobject = error[box][:, 4].sum(), error[rest][:, 4].sum()
     prior = error[rest][:, :4].sum()
     if region.class_loss == "squared_error":
-        classification = error[..., 5:].sum()
+        classes = error[..., 5:]
     else:
         entropy = _cross_entropy(by_slot(pred, region), targets.value[..., 5:], region)
-        weight = targets.weight[..., 5:]
-        classification = _where_counted(weight, weight * entropy).sum()
+        classes = _where_counted(targets.weight[..., 5:], targets.weight[..., 5:] * entropy)
+    classification, labelled = classes.sum(), classes[targets.class_only].sum()
     total = xy + wh + objectness + noobject + prior + classification
-    return RegionLoss(total, xy, wh, objectness, noobject, prior, classification)
+    return RegionLoss(total, xy, wh, objectness, noobject, prior, classification, labelled)
 
 
 def region_loss(pred: np.ndarray, truth: np.ndarray, region: Region, seen: int) -> RegionLoss:

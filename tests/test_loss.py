@@ -56,7 +56,7 @@ def test_one_truth_by_hand():
     assert got.objectness == pytest.approx(5 * (1 / 2) ** 2 / 2)
     assert got.classification == pytest.approx(np.log(2))
     assert got.noobject == 0 and got.prior == 0
-    assert got.total == pytest.approx(sum(got[1:]))
+    assert got.total == pytest.approx(sum(got[1:7]))
 
 
 def test_gradient_of_one_truth_by_hand():
@@ -261,7 +261,8 @@ def test_gradient_is_the_slope(case, seed):
 def test_terms_are_positive_and_add_up(case):
     got = region_loss(*case)
     assert all(term >= 0 for term in got)
-    assert got.total == pytest.approx(sum(got[1:]), rel=1e-5)
+    assert got.total == pytest.approx(sum(got[1:7]), rel=1e-5)
+    assert got.labelled <= got.classification and (got.labelled == 0 or case.region.tree is not None)
     assert got.total.dtype == np.float32
 
 

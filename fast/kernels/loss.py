@@ -377,24 +377,31 @@ def _labels_kernel(
                         loss += tl.where(own, top + tl.log(total) - x, 0.0)
                     tl.store(to + (5 + start + first + c) * grad_c, class_scale * off, there)
             node = tl.load(table + 5 * node)
-    tl.store(sums + image * T + mine, class_scale * tl.sum(loss))
+    loss_here = class_scale * tl.sum(loss)
+    tl.store(sums + image * T + mine, loss_here)
+    tl.store(sums + (tl.num_programs(1) + image) * T + mine, tl.where(only < end, loss_here, 0.0))
 
 
 @triton.jit
 def _sum_kernel(sums, rows, labels, more, terms, ROWS: tl.constexpr):
-    """Terms of all programs (rows, 6) and class terms (more,) in a fixed order. Grid: (1,)."""
+    """Terms of all programs (rows, 6) and class terms (2, more) in a fixed order. Grid: (1,).
+
+    The second row has only those of classification-only images.
+    """
     k = tl.arange(0, 8)[None, :]
     acc = tl.zeros((ROWS, 8), tl.float32)
     for first in range(0, rows, ROWS):
         r = first + tl.arange(0, ROWS)
         acc += tl.load(sums + 6 * r[:, None] + k, (r[:, None] < rows) & (k < 6), other=0.0)
-    extra = tl.zeros((ROWS,), tl.float32)
+    extra, labelled = tl.zeros((ROWS,), tl.float32), tl.zeros((ROWS,), tl.float32)
     for first in range(0, more, ROWS):
         r = first + tl.arange(0, ROWS)
         extra += tl.load(labels + r, r < more, other=0.0)
+        labelled += tl.load(labels + more + r, r < more, other=0.0)
     term = tl.sum(acc, 0) + tl.where(tl.arange(0, 8) == 5, tl.sum(extra), 0.0)
     tl.store(terms, tl.sum(term))
     tl.store(terms + 1 + tl.arange(0, 8), term, tl.arange(0, 8) < 6)
+    tl.store(terms + 7, tl.sum(labelled))
 
 
 @triton.jit
@@ -439,7 +446,7 @@ def _tiles(C: int, cells: int) -> tuple[int, int, int]:
 def region_loss(
     pred: Tensor, truth: Tensor, region: Region, prior: bool, grad_dtype: torch.dtype, channels_last: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Terms (7,), the gradient of their total, and slots (B, A, H, W), see `fast.loss`."""
+    """Terms (8,), the gradient of their total, and slots (B, A, H, W), see `fast.loss`."""
     B, channels, H, W = pred.shape
     A, C, T = len(region.anchors), region.classes, truth.shape[1]
     pred, *strides = cell_strides(pred)
@@ -448,7 +455,7 @@ def region_loss(
     grad = empty_strided(pred.shape, (channels * H * W, *grad_stride), pred, grad_dtype)
     grad_strides = (channels * H * W, grad_stride[0], grad_stride[2])
     slots = empty((B, A, H, W), pred, torch.int32)
-    terms = empty((7,), pred, torch.float32)
+    terms = empty((8,), pred, torch.float32)
 
     cells, classes, tiles = _tiles(C, H * W)
     truths = min(TRUTHS, triton.next_power_of_2(max(T, 1)))
@@ -487,7 +494,7 @@ def region_loss(
     labels, more = sums, 0
     if region.class_activation != "softmax" and T:
         all_truths = triton.next_power_of_2(T)
-        labels, more = empty((B, T), pred, torch.float32), B * T
+        labels, more = empty((2, B, T), pred, torch.float32), B * T
         launch(
             _labels_kernel, (T, B),
             pred, *strides, truth, anchors, class_map, table, beliefs, places, grad, *grad_strides, labels,
@@ -499,7 +506,7 @@ def region_loss(
 
 
 def backward(grad: Tensor, slots: Tensor, dterms: Tensor, dtype: torch.dtype, classes: int) -> Tensor:
-    """The gradient (B, A*(5+C), H, W) times (7,) what flows into the terms, laid out alike."""
+    """The gradient (B, A*(5+C), H, W) times (8,) what flows into the terms, laid out alike."""
     B, A, H, W = slots.shape
     grad, *strides = cell_strides(grad)
     out = empty_strided(grad.shape, grad.stride(), grad, dtype)

@@ -44,8 +44,8 @@ def list_length(request, monkeypatch):
 
 
 def weights_of(pred: np.ndarray, truth: np.ndarray, region: Region, upstream: np.ndarray) -> np.ndarray:
-    """What flows into each entry of the gradient if (7,) `upstream` flows into the terms."""
-    total, xy, wh, objectness, noobject, prior, classification = upstream
+    """What flows into each entry of the gradient if (8,) `upstream` flows into the terms."""
+    total, xy, wh, objectness, noobject, prior, classification, _ = upstream
     index = reference.assign.assign_targets(pred, truth, region).index
     B, _, H, W = pred.shape
     flow = np.empty((B, len(region.anchors), 5 + region.classes, H, W))
@@ -56,7 +56,7 @@ def weights_of(pred: np.ndarray, truth: np.ndarray, region: Region, upstream: np
     return (total + flow).reshape(pred.shape)
 
 
-def check(backend, pred, truth, region, seen, layout=LAYOUTS[0], dtype=torch.float32, upstream=(1, *[0] * 6)):
+def check(backend, pred, truth, region, seen, layout=LAYOUTS[0], dtype=torch.float32, upstream=(1, *[0] * 7)):
     """Loss, gradient and assignment of logits that are exact in `dtype`."""
     leaf = backend.tensor(torch.from_numpy(pred), layout).to(dtype).requires_grad_()
     exact = leaf.detach().double().cpu().numpy()
@@ -94,7 +94,7 @@ def check(backend, pred, truth, region, seen, layout=LAYOUTS[0], dtype=torch.flo
     case=cases(),
     layout=st.sampled_from(LAYOUTS),
     dtype=st.sampled_from(DTYPES),
-    upstream=st.just((1, 0, 0, 0, 0, 0, 0)) | st.tuples(*[st.sampled_from([0.0, 0.25, 2.0])] * 7),
+    upstream=st.just((1, 0, 0, 0, 0, 0, 0, 0)) | st.tuples(*[st.sampled_from([0.0, 0.25, 2.0])] * 8),
 )
 def test_loss_gradient_and_assignment(backend, case, layout, dtype, upstream):
     rounded = torch.from_numpy(case.pred).to(dtype).float().numpy()
@@ -267,7 +267,7 @@ def test_views_and_empty_batches(backend):
             want = reference.loss.region_loss_grad(view.cpu().numpy(), truth[: len(view)], region, 1)
             close(leaf.grad, want, want, K)
         none = fast.loss.region_loss(wide[:0], backend.tensor(truth[:0].astype(np.float32)), region, 1)
-        assert torch.stack(none).tolist() == [0.0] * 7
+        assert torch.stack(none).tolist() == [0.0] * 8
 
 
 @pytest.mark.parametrize(
@@ -315,7 +315,7 @@ def test_backward_pass_of_one_column(backend):
     """The stride of a dimension of size 1 may be anything."""
     g = torch.Generator().manual_seed(0)
     values, slots = torch.randn(1, 8, 3, 1, generator=g), torch.tensor([-1, 0, 2], dtype=torch.int32)
-    dterms = torch.randn(7, generator=g)
+    dterms = torch.randn(8, generator=g)
     want = fast.loss._scaled(values, slots.view(1, 1, 3, 1), dterms, torch.float32, 3)
     with backend:
         grad = backend.tensor(values).as_strided((1, 8, 3, 1), (24, 3, 1, 5))
