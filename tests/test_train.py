@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import yolov2.train
+from fast.loss import RegionLoss
 from reference.kmeans import iou_kmeans
 from tests.commands import TINY, add_picture, annotation, assert_refused, command, make_voc
 from yolov2 import detect, evaluate
@@ -28,7 +29,7 @@ from yolov2.detector import Detector
 from yolov2.errors import Complaints, UserError
 from yolov2.optimizer import make_optimizer, update
 from yolov2.presets import VOC_ANCHORS
-from yolov2.train import DetectionTask, choose_anchors, train
+from yolov2.train import choose_anchors, train
 from yolov2.train_config import TrainConfig, parse_anchors
 from yolov2.training.config import LIMITS
 
@@ -69,9 +70,9 @@ class TestARun:
         rows = results(small_run)
         # six pictures in batches of two: three updates an epoch
         assert [(r["epoch"], r["step"], r["seen"]) for r in rows] == [("1", "3", "6"), ("2", "6", "12")]
-        assert list(rows[0]) == ["epoch", "step", "seen", "lr", *DetectionTask.parts, "map50"]
+        assert list(rows[0]) == ["epoch", "step", "seen", "lr", "loss", *RegionLoss._fields[1:7], "map50"]
         for row in rows:
-            parts = [float(row[name]) for name in DetectionTask.parts]
+            parts = [float(row[name]) for name in ["loss", *RegionLoss._fields[1:7]]]
             assert parts[0] == pytest.approx(sum(parts[1:]), rel=1e-4)
             assert 0 <= float(row["map50"]) <= 1
 

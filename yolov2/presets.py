@@ -288,16 +288,20 @@ PRESETS: dict[str, Recipe] = {
     "yolov2-tiny": Recipe(
         yolov2_tiny, 416, Region(COCO_ANCHORS, 80, rescore=False), 0.2, multi_scale=(320, 608)
     ),
+    # trained with --tree: its classes are the nodes of one. Without it the layers, costs and parameters are
+    # those of Darknet's file, but the classes know nothing of each other
+    "yolo9000": Recipe(
+        yolo9000,
+        544,
+        Region(YOLO9000_ANCHORS, 9418, class_activation="logistic"),
+        0.2,
+        multi_scale=(320, 608),
+        milestones=(0.8, 0.9),
+    ),
     "nano": Recipe(nano, 416, Region(VOC_ANCHORS, 20), 0.2, 0.01, 8, milestones=(0.7, 0.9)),
 }
-# The tree of the 9418 things is a file of Darknet's and not part of this library. Without it the two networks
-# on it have the right layers, costs and parameters, but classes that know nothing of each other:
-#     tree = read_tree("9k.tree")
-#     region = replace(NETWORKS["yolo9000"].head, class_activation="tree", tree=tree)
-#     layers = NETWORKS["yolo9000"].build(region)
 NETWORKS: dict[str, Preset] = {
     **PRESETS,
-    "yolo9000": Preset(yolo9000, 544, Region(YOLO9000_ANCHORS, 9418, class_activation="logistic")),
     "yolov1": Preset(yolov1, 448, Grid()),
     "yolov1-tiny": Preset(yolov1_tiny, 448, Grid(boxes=2)),
     "darknet19": Preset(darknet19, 256, 1000),

@@ -69,6 +69,6 @@ def val_sheet(detector: Detector, dataset: Dataset, count: int = 12, conf: float
     for i, picture, found in zip(chosen, pictures, detector(pictures, conf=conf), strict=True):
         item = dataset.items[int(i)]
         tiles.append(draw_detections(picture, item.boxes, dataset.names, item.classes))
-        tiles.append(draw_detections(picture, found.boxes, dataset.names, found.classes, found.scores))
+        tiles.append(draw_detections(picture, found.boxes, detector.names, found.classes, found.scores))
         captions += [f"{item.id}: truth", "found"]
     return sheet(tiles, columns=6, captions=captions)

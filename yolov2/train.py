@@ -1,5 +1,8 @@
 """Train a detector: ``python -m yolov2.train`` draws its own pictures, ``--data FOLDER`` takes yours.
 
+With ``--tree``, and pictures that have a class but no boxes, it is YOLO9000's joint training:
+``--tree 9k.tree --map coco9k.map --classification FOLDER``.
+
 On many GPUs, of one machine or several: ``torchrun --nproc-per-node=N -m yolov2.train ...``.
 """
 
@@ -17,13 +20,16 @@ from torch import Tensor
 
 from fast.loss import RegionLoss, region_loss
 from reference.kmeans import iou_kmeans
-from reference.region import Region
+from reference.region import Region, WordTree
 from reference.schedule import Schedule
 from yolov2.anchors import box_cells, box_shapes
 from yolov2.checkpoint import Checkpoint
 from yolov2.cli import parse, run
+from yolov2.data.class_folders import open_classification
+from yolov2.data.crops_loader import Kept, Labelled
 from yolov2.data.dataset import Dataset, cached, verify
 from yolov2.data.device import DeviceDataset, device_batches, on_device
+from yolov2.data.joint import Portions, joint_batches, portions
 from yolov2.data.loader import Batch, batches
 from yolov2.data.sources import open_train_val
 from yolov2.detector import Detector
@@ -39,6 +45,8 @@ from yolov2.training.loop import Plan, Trainer
 from yolov2.training.resume import resume
 from yolov2.training.sizes import Sizes
 from yolov2.transfer import load_trained, start_from
+from yolov2.tree.classes import class_nodes
+from yolov2.tree.files import open_node_names, open_tree
 
 CACHE_BYTES = 4 << 30  # pictures are kept decoded as long as they fit
 
@@ -49,6 +57,21 @@ class TrainResult(NamedTuple):
     folder: Path
     evaluation: Evaluation  # of the best checkpoint on the val pictures
     seconds: float
+
+
+class Words(NamedTuple):
+    """A tree of classes, and what of it the data have."""
+
+    tree: WordTree
+    names: tuple[str, ...]  # what people call its nodes
+    nodes: tuple[int, ...]  # of the classes of the pictures with boxes
+
+
+class Joint(NamedTuple):
+    """Pictures without boxes to learn from."""
+
+    pictures: Kept
+    portions: Portions
 
 
 class DetectionTask:
@@ -66,9 +89,10 @@ class DetectionTask:
         Updates, and the input's side at each.
     processes : Processes
         Who takes which share.
+    joint : Joint, optional
+        Pictures that have a class and no boxes, to learn from too.
     """
 
-    parts = ("loss", *RegionLoss._fields[1:])
     metric = "map50"
 
     def __init__(
@@ -80,7 +104,11 @@ class DetectionTask:
         plan: Plan,
         sizes: Sizes,
         processes: Processes,
+        joint: Joint | None = None,
     ):
+        self.joint = joint
+        # of the region loss, with that of pictures without boxes where there are any
+        self.parts = ("loss", *RegionLoss._fields[1 : 8 if joint else 7])
         self.config, self.region, self.plan, self.sizes = config, region, plan, sizes
         self.processes = processes
         memory = CACHE_BYTES // processes.world if config.cache == "memory" else 0
@@ -95,6 +123,9 @@ class DetectionTask:
 
     def batches(self, epoch: int, start: int) -> Iterator[Batch]:
         """This process's share of every update."""
+        if self.joint:
+            yield from self.joint_batches(self.joint, epoch, start)
+            return
         first, cuda = epoch * self.plan.per_epoch, self.processes.device.type == "cuda"
         same: dict[str, Any] = {
             "seed": self.config.seed,
@@ -113,9 +144,31 @@ class DetectionTask:
             yield from batches(self.train_set, *what, **same, pin=cuda)
         self.complaints.report()
 
+    def joint_batches(self, joint: Joint, epoch: int, start: int) -> Iterator[Batch]:
+        """The same with pictures that have no boxes among them."""
+        first = epoch * self.plan.per_epoch
+        yield from joint_batches(
+            self.train_set,
+            joint.pictures,
+            joint.portions,
+            lambda number: self.sizes(first + number),
+            self.config.augment,
+            seed=self.config.seed,
+            epoch=epoch,
+            per_epoch=self.plan.per_epoch,
+            workers=self.config.workers or 0,
+            complaints=self.complaints,
+            start=start,
+            rank=self.processes.rank,
+            world=self.processes.world,
+            pin=self.processes.device.type == "cuda",
+            resize=self.config.resize,
+        )
+        self.complaints.report()
+
     def loss(self, outputs: Tensor, batch: Batch, seen: int) -> Tensor:
         """The terms of the region loss."""
-        return torch.stack(region_loss(outputs, batch.truth, self.region, seen))
+        return torch.stack(region_loss(outputs, batch.truth, self.region, seen)[: len(self.parts)])
 
     def evaluate(self, model: Model) -> float:
         """mAP at IoU .5 on the val pictures, all points."""
@@ -123,7 +176,12 @@ class DetectionTask:
         return self.measure(model).map50
 
     def measure(self, detector: Detector) -> Evaluation:
-        """Every process detects on its share of the val pictures; all compare the same, whole results."""
+        """Every process detects on its share of the val pictures; all compare the same, whole results.
+
+        On a tree the classes of the data are looked for, each by itself.
+        """
+        if self.region.class_map is not None:
+            detector = detector.for_classes(self.val_set.names, self.region.class_map)
         found = detect_all(
             detector, self.val_share, progress=self.processes.first, complaints=self.complaints
         )
@@ -242,7 +300,9 @@ def prepare(config: TrainConfig, together: Processes) -> tuple[Trainer, Detectio
     assert config.imgsz and config.multi_scale and config.nominal_batch and config.epochs
     # before the data: that may take a while
     trained = load_trained(config.weights, config.cfg) if config.weights and not resumed else None
-    train_set, val_set = _open(config, resumed.names if resumed else None, together)
+    train_set, val_set = _open(config, _class_names(resumed) if resumed else None, together)
+    words = together.from_first(_open_words(config, train_set, resumed) if together.first else None)
+    joint = _open_joint(config, words, together)
 
     torch.manual_seed(config.seed)
     taken = ""
@@ -250,42 +310,110 @@ def prepare(config: TrainConfig, together: Processes) -> tuple[Trainer, Detectio
         assert config.resume is not None
         detector, folder = Detector.from_checkpoint(resumed, config.resume), config.resume.parent
     else:
-        detector = build(config, train_set)
+        detector = build(config, train_set, words)
         if config.weights:
             taken = f"weights   {start_from(detector.network, trained, config.weights)}"
         folder = together.from_first(new_run(config.project, config.name) if together.first else None)
     # evaluate and --resume may be called from another folder
-    detector.config = dataclasses.replace(config, data=config.data and config.data.absolute()).to_plain()
+    paths = {name: getattr(config, name) for name in ("data", "classification")}
+    absolute = {name: path.absolute() for name, path in paths.items() if path}
+    detector.config = dataclasses.replace(config, **absolute).to_plain()
+    if words:
+        detector.config["mapped"] = list(train_set.names)
 
     plan = Plan(len(train_set), config.nominal_batch, config.epochs)
+    if joint:
+        per_epoch = joint.portions.batches(len(train_set), len(joint.pictures))
+        plan = dataclasses.replace(plan, pictures=per_epoch * sum(joint.portions))
     low, high = config.multi_scale if config.multi_scale != (0, 0) else (config.imgsz, config.imgsz)
     sizes = Sizes(low, high, plan.updates, config.seed)
-    task = DetectionTask(config, detector.region, train_set, val_set, plan, sizes, together)
+    task = DetectionTask(config, detector.region, train_set, val_set, plan, sizes, together, joint)
     schedule = make_schedule(config, plan.updates)
     trainer = Trainer(config, detector, task, plan, schedule, sizes, folder, together, resumed)
     if together.first:
         if resumed:
             at = trainer.progress
             taken = f"resumed   in epoch {at.epoch + 1} of {plan.epochs}, after update {at.step}"
-        print("\n".join(filter(None, [*plan_lines(config, trainer, train_set, val_set), taken])), flush=True)
+        lines = plan_lines(config, trainer, train_set, val_set)
+        if joint:
+            lines.insert(2, _joint_line(joint, plan, len(train_set)))
+        print("\n".join(filter(None, [*lines, taken])), flush=True)
     return trainer, task
 
 
-def build(config: TrainConfig, train_set: Dataset) -> Detector:
-    """A new detector for these data, with random weights.
+def build(config: TrainConfig, train_set: Dataset, words: Words | None = None) -> Detector:
+    """A new detector for these data, or the nodes of a tree, with random weights."""
+    assert config.imgsz
+    recipe = find_recipe(config.model)
+    head: dict[str, Any] = {"classes": len(train_set.names), "class_map": None}
+    if words:
+        head = {"classes": len(words.names), "class_map": words.nodes, "tree": words.tree}
+        head["class_activation"] = "tree"
+    anchors = choose_anchors(config, train_set, config.imgsz)
+    region = dataclasses.replace(recipe.region, anchors=anchors, **head)
+    names = words.names if words else train_set.names
+    return Detector.build(recipe.build(region), names, config.imgsz, config.resize)
+
+
+def _class_names(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """The classes of the data that a run was begun with."""
+    mapped = checkpoint.config.get("mapped")
+    return checkpoint.names if mapped is None else tuple(mapped)
+
+
+def _open_words(config: TrainConfig, train_set: Dataset, resumed: Checkpoint | None) -> Words | None:
+    """The tree of --tree, of the model's cfg file or of the run that is resumed; None if there is none.
 
     Raises
     ------
     UserError
-        If the model is one that cannot be trained.
+        If a file is no tree, a flag needs one, or a class of the data is none of its nodes.
     """
-    assert config.imgsz
-    recipe = find_recipe(config.model)
-    if recipe.region.tree is not None:
-        raise UserError(f"--model {config.model}: networks with a tree cannot be trained yet")
-    anchors = choose_anchors(config, train_set, config.imgsz)
-    region = dataclasses.replace(recipe.region, anchors=anchors, classes=len(train_set.names), class_map=None)
-    return Detector.build(recipe.build(region), train_set.names, config.imgsz, config.resize)
+    if resumed:
+        region = resumed.head
+        assert isinstance(region, Region)
+        return Words(region.tree, resumed.names, region.class_map or ()) if region.tree else None
+    tree = open_tree(config.tree) if config.tree else find_recipe(config.model).region.tree
+    if tree is None:
+        if config.model == "yolo9000":
+            raise UserError("--model yolo9000: needs a --tree, such as Darknet's 9k.tree")
+        for flag in ("classification", "names", "map"):
+            if getattr(config, flag) is not None:
+                raise UserError(f"--{flag}: is about the nodes of a tree; give --tree")
+        return None
+    complaints = Complaints()
+    names = open_node_names(tree, config.tree or config.model, config.names)
+    where = config.data or "the built-in set"
+    nodes = class_nodes(train_set.names, tree, names, where, complaints, config.map)
+    complaints.report()
+    return Words(tree, names, nodes)
+
+
+def _open_joint(config: TrainConfig, words: Words | None, together: Processes) -> Joint | None:
+    """The pictures of --classification, read once for all processes."""
+    if config.classification is None:
+        return None
+    assert words and config.nominal_batch
+    if config.nominal_batch < 2:
+        raise UserError("--nominal-batch 1: has no room for a picture with boxes and one without")
+    found: Labelled | None = None
+    if together.first:
+        complaints = Complaints()
+        found = open_classification(config.classification, "train", words.names, complaints, tree=words.tree)
+        complaints.report()
+    memory = CACHE_BYTES // 2 // together.world if config.cache == "memory" else 0
+    return Joint(Kept(together.from_first(found), memory), portions(config.nominal_batch, config.ratio))
+
+
+def _joint_line(joint: Joint, plan: Plan, detection: int) -> str:
+    """What an epoch is."""
+    boxes, classes = joint.portions
+    count, nodes = len(joint.pictures), len(np.unique(joint.pictures.labels))
+    times = plan.per_epoch * boxes / detection, plan.per_epoch * classes / count
+    return (
+        f"          and {count} with a class only, {nodes} nodes: {classes} of every {plan.per_update}; "
+        f"an epoch sees them {times[1]:.1f} times, those with boxes {times[0]:.1f} times"
+    )
 
 
 def _open(config: TrainConfig, names: tuple[str, ...] | None, together: Processes) -> tuple[Dataset, Dataset]:

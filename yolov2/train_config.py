@@ -28,6 +28,22 @@ class TrainConfig(LoopConfig):
         default=None,
     )
     format: Format | None = option("of the data; none is what they look like", default=None)
+    classification: Path | None = option(
+        "train on these pictures too, which have a class and no boxes: folders called after nodes of the "
+        "tree, or Darknet's .data",
+        default=None,
+    )
+    ratio: float = option("of them to one picture with boxes, in every batch", default=4.0)
+    tree: Path | None = option(
+        "classes are the nodes of this tree, a 'name parent' a line as in Darknet's 9k.tree", default=None
+    )
+    names: Path | None = option(
+        "what people call the nodes of the tree, a name a line; none is the .names beside it", default=None
+    )
+    map: Path | None = option(
+        "node of every class of --data, a number a line as in Darknet's coco9k.map; none goes by their names",
+        default=None,
+    )
     imgsz: int | None = option(
         "side of the input in pixels; none is 160 (built-in) or the model's", default=None
     )
@@ -65,6 +81,8 @@ class TrainConfig(LoopConfig):
         default="letterbox",
     )
 
+    PATHS = (*LoopConfig.PATHS, "classification", "tree", "names", "map")
+
     def __post_init__(self):
         super().__post_init__()
         if self.model not in PRESETS and not self.model.endswith(".cfg"):
@@ -91,6 +109,8 @@ class TrainConfig(LoopConfig):
             )
         if self.resize == "stretch" and self.cache == "device":
             raise ValueError("--cache device: makes no crops; use --cache memory with --resize stretch")
+        if self.classification is not None and self.cache == "device":
+            raise ValueError("--cache device: is for pictures with boxes; use --cache memory")
         parse_anchors(self.anchors)
         self.augment  # noqa: B018 (complains about its own settings)
 

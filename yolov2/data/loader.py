@@ -1,7 +1,7 @@
 """Batches for training: pictures and padded truths, made ahead in threads where that helps."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -14,7 +14,8 @@ from yolov2.errors import Complaints, UserError
 from yolov2.letterbox import Letterbox, Mode
 
 Size = int | tuple[int, int]
-Sample = tuple[np.ndarray | Tensor, np.ndarray, np.ndarray, int]
+Sample = tuple[np.ndarray | Tensor, np.ndarray, np.ndarray, int]  # picture, boxes, classes, index
+Wanted = TypeVar("Wanted")
 
 
 class Batch(NamedTuple):
@@ -118,21 +119,40 @@ def batches(
         number, share = part
         wanted = size(number) if callable(size) else size
         shape = (wanted, wanted) if isinstance(wanted, int) else wanted
-        samples = []
-        for index in share:
-            try:
-                samples.append(
-                    (*_sample(dataset, index, shape, options, [seed, epoch, index], resize), index)
-                )
-            except UserError:
-                if complaints is None:
-                    raise
-                complaints.add("unreadable pictures skipped", dataset.items[index].path)
-        return collate(samples, shape, pin)
+
+        def sample(index: int, shape: tuple[int, int]) -> Sample:
+            return detection_sample(dataset, index, shape, options, [seed, epoch, index], resize)
+
+        return assemble(share, shape, sample, complaints, pin)
 
     place = {"seed": seed, "epoch": epoch, "start": start, "rank": rank, "world": world}
     parts = shares(len(dataset), batch, shuffle=shuffle, drop_last=drop_last, **place)
     yield from (made for made in ahead(make, parts, workers) if world > 1 or len(made.images))
+
+
+def assemble(
+    wanted: Sequence[Wanted],
+    size: tuple[int, int],
+    sample: Callable[[Wanted, tuple[int, int]], Sample],
+    complaints: Complaints | None,
+    pin: bool = False,
+) -> Batch:
+    """A batch of the samples of what is `wanted`, without those that cannot be read.
+
+    Raises
+    ------
+    UserError
+        If one cannot be read and no `complaints` are given.
+    """
+    samples = []
+    for one in wanted:
+        try:
+            samples.append(sample(one, size))
+        except UserError as error:
+            if complaints is None:
+                raise
+            complaints.add("unreadable pictures skipped", str(error).partition(": ")[0])
+    return collate(samples, size, pin)
 
 
 def collate(samples: Sequence[Sample], size: tuple[int, int], pin: bool = False) -> Batch:
@@ -156,18 +176,19 @@ def collate(samples: Sequence[Sample], size: tuple[int, int], pin: bool = False)
     return Batch(images.permute(0, 3, 1, 2), truth, indices)
 
 
-def _sample(
+def detection_sample(
     dataset: Dataset,
     index: int,
     size: tuple[int, int],
     options: Augment | None,
     seed: list[int],
     mode: Mode,
-) -> tuple[np.ndarray | Tensor, np.ndarray, np.ndarray]:
+) -> Sample:
+    """An item as it is, or with options changed by the chance of that `seed`."""
     item = dataset.items[index]
     pixels = dataset.pixels(index)
     boxes, classes = item.boxes[~item.difficult], item.classes[~item.difficult]
     if options is not None:
-        return augment(pixels, boxes, classes, size, options, np.random.default_rng(seed))
+        return *augment(pixels, boxes, classes, size, options, np.random.default_rng(seed)), index
     letterbox = Letterbox(item.width, item.height, *size, mode)
-    return letterbox.picture(pixels), letterbox.boxes(boxes), classes
+    return letterbox.picture(pixels), letterbox.boxes(boxes), classes, index

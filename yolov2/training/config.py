@@ -29,6 +29,7 @@ LIMITS: dict[str, Limit] = {
     "drop": (lambda x: 0 < x <= 1, "above 0 and at most 1"),
     "jitter": (lambda x: 0 <= x < 1, "from 0 to below 1"),
     "zoom": (lambda x: 0.1 <= x <= 4, "from 0.1 to 4"),
+    "ratio": (lambda x: 0.001 <= x <= 1000, "from 0.001 to 1000"),
     "clip": (lambda x: 0 < x < 10**9, "above 0"),
     "ema": (lambda x: 0 < x < 1, "between 0 and 1"),
     "save_every": (lambda x: 0 <= x < 10**6, "from 0"),

@@ -1,0 +1,56 @@
+"""Which nodes of a tree the classes of a detection set are."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from reference.region import WordTree
+from yolov2.data.files import shown
+from yolov2.errors import Complaints, UserError
+from yolov2.tree.files import open_map
+from yolov2.tree.nodes import nodes_of
+
+
+def class_nodes(
+    names: Sequence[str],
+    tree: WordTree,
+    node_names: Sequence[str],
+    where: object,
+    complaints: Complaints,
+    class_map: Path | None = None,
+    known: Mapping[str, int] | None = None,
+) -> tuple[int, ...]:
+    """A node for every class.
+
+    Parameters
+    ----------
+    names : sequence of str
+        The classes.
+    tree : WordTree
+        The tree.
+    node_names : sequence of str
+        What people call its nodes.
+    where : object
+        The file or folder that the classes come from, for messages.
+    complaints : Complaints
+        Told which classes are found by their names.
+    class_map : Path, optional
+        A file that says it, a line per class.
+    known : mapping of str to int, optional
+        What a network was trained with; it goes before the names of the nodes.
+
+    Raises
+    ------
+    UserError
+        If a class is no node or may be several, or the map is of another number of classes.
+    """
+    if class_map is not None:
+        nodes = open_map(class_map, len(tree.parents))
+        if len(nodes) != len(names):
+            raise UserError(
+                f"{shown(class_map)}: {len(nodes)} lines, but {shown(where)} has {len(names)} classes"
+            )
+        return nodes
+    known = known or {}
+    fresh = [name for name in names if name not in known]
+    found = dict(zip(fresh, nodes_of(fresh, tree, node_names, where, complaints), strict=True))
+    return tuple(known[name] if name in known else found[name] for name in names)
