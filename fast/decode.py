@@ -6,10 +6,8 @@ import torch
 from torch import Tensor
 
 from fast._launch import DTYPES, anchor_tensor, region_of, use_triton
-from fast.wordtree import absolute_probability, branches, descend, tree_softmax
+from fast.wordtree import absolute_probability, branches, descend, descend_scores, tree_softmax
 from reference.region import Region, TreeRule
-
-ROWS = 128  # slots of a tree that are descended at once: 5 MB of the 9k tree in float32
 
 
 class Decoded(NamedTuple):
@@ -254,13 +252,9 @@ def _best_classes(
     head = _computed(split_head(pred, region)[:, :, :5])
     boxes, p_o = decode_boxes(head, region), head[:, :, 4].sigmoid()
     alive = (p_o > conf).nonzero(as_tuple=True)
-    rows = split_head(pred, region).movedim(2, -1)[..., 5:]
+    scores = split_head(pred, region).movedim(2, -1)[..., 5:]
     label = torch.zeros_like(p_o, dtype=torch.int64)
-    for piece in zip(*(index.split(ROWS) for index in alive), strict=True):
-        values = tree_softmax(_computed(rows[piece]), region.tree)
-        if tree_rule == "darknet":  # so depth counts twice (SPEC 8)
-            values = absolute_probability(values, region.tree)
-        label[piece] = descend(values, region.tree, tree_threshold)
+    label[alive] = descend_scores(scores, alive, region.tree, tree_threshold, tree_rule)
     return boxes.flatten(1, 3), p_o.where(p_o > conf, 0).flatten(1), label.flatten(1)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fast._launch import DTYPES, once, use_triton
-from reference.region import WordTree
+from reference.region import TreeRule, WordTree
 
 PIECE = 64  # rows turned around at once on a CPU: 2.4 MB of the 9k tree in float32
 
@@ -22,6 +22,7 @@ class TreeTensors(NamedTuple):
     levels: tuple[Tensor, ...]  # nodes at depth 0 (roots), 1, 2, ...
     parents: Tensor  # (N,) -1 for roots
     members: Tensor  # (G, S) nodes of each group, padded with -1
+    sizes: Tensor  # (G,) number of nodes in each group
     child_group: Tensor  # (N,) group of each node's children, -1 for a leaf
 
 
@@ -51,6 +52,7 @@ def _tree_tensors(structure: str, device: torch.device) -> TreeTensors:
         levels=tuple(index(level) for level in levels),
         parents=index(tree.parents),
         members=index(members),
+        sizes=index(tree.group_sizes),
         child_group=index(tree.child_group),
     )
 
@@ -357,6 +359,50 @@ def node_paths(scores: Tensor, tree: WordTree, nodes: Tensor) -> tuple[Tensor, T
     order = order.clamp(min=0)
     absolute = conditional.gather(1, order).where(here, 1).cumprod(1)
     return up.gather(1, order).where(here, -1), absolute.where(here, 0)
+
+
+def descend_scores(
+    scores: Tensor, at: tuple[Tensor, ...], tree: WordTree, threshold: float, rule: TreeRule
+) -> Tensor:
+    """`descend` from raw scores; only groups on the way are read, a level of all K boxes at once.
+
+    Parameters
+    ----------
+    scores : Tensor (..., N)
+        Raw scores, any strides.
+    at : tuple of Tensor (K,) int64
+        Which of them, an index for each dimension but the last.
+    tree : WordTree
+        The tree of N nodes.
+    threshold, rule
+        As `tree_threshold` and `tree_rule` of `fast.decode.decode_candidates`.
+
+    Returns
+    -------
+    Tensor (K,) int64
+        Nodes.
+    """
+    tensors = tree_tensors(tree, scores.device)
+    group = torch.zeros_like(at[0])
+    row = torch.arange(len(group), device=group.device)  # of those that still go on
+    node, absolute = group, scores.new_ones(len(group), dtype=_exact(scores))
+    reached = absolute
+    for level in range(len(tensors.levels)):
+        if not len(row):
+            break
+        members = tensors.members[group, : int(tensors.sizes[group].max())]
+        x = scores[(*(index[row, None] for index in at), members.clamp(min=0))].to(absolute.dtype)
+        top, place = x.masked_fill(members < 0, -torch.inf).max(1)
+        absolute = absolute / (x - top[:, None]).exp().where(members >= 0, 0).sum(1)
+        reached = absolute if rule == "paper" else reached * absolute
+        # Darknet starts from "node 0 with probability 0": nothing positive means node 0
+        best = members.gather(1, place[:, None])[:, 0].where(absolute > 0, 0)
+        accept = reached > threshold
+        node = best.clone() if level == 0 else node.index_copy(0, row[accept], best[accept])
+        group = tensors.child_group[best]
+        on = accept & (group >= 0)
+        row, group, absolute, reached = row[on], group[on], absolute[on], reached[on]
+    return node
 
 
 def descend(probabilities: Tensor, tree: WordTree, threshold: float) -> Tensor:
