@@ -43,6 +43,7 @@ from yolov2.cfg_sections import (
     text_of,
 )
 from yolov2.errors import UserError
+from yolov2.tree.files import tree_text
 
 #: what a file may ask for, beside the limits in `yolov2.cfg_sections`; more is refused before it is allocated
 MAX_LAYERS = 2_000
@@ -298,12 +299,6 @@ def _tree_names(config: Config, first: str) -> dict[WordTree, str]:
     trees = [layer.tree for layer in config.layers if isinstance(layer, Region | Softmax) and layer.tree]
     stem, suffix = os.path.splitext(first)
     return {tree: f"{stem}{n if n > 1 else ''}{suffix}" for n, tree in enumerate(dict.fromkeys(trees), 1)}
-
-
-def tree_text(tree: WordTree) -> str:
-    """A tree in Darknet's form, a "name parent" per line (SPEC 13.1); nameless nodes get a number."""
-    rows = enumerate(zip(tree.names, tree.parents, strict=True))
-    return "".join(f"{name or f'n{node}'} {parent}\n" for node, (name, parent) in rows)
 
 
 def cfg_text(config: Config, tree: str = "network.tree", class_map: str = "network.map") -> str:

@@ -1,12 +1,12 @@
 """Class names: do all splits mean the same ones?"""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
 import numpy as np
 
 from yolov2.checking.problems import Problem
+from yolov2.data.classes import letters
 from yolov2.data.dataset import Dataset
 
 
@@ -23,10 +23,6 @@ def class_counts(splits: Mapping[str, Dataset]) -> dict[str, dict[str, int]]:
 
 def alike(names: Sequence[str]) -> list[list[str]]:
     """Groups of names that differ in nothing but case, spaces, underscores and hyphens."""
-
-    def letters(name: str) -> str:
-        return re.sub(r"[\s_-]+", "", name).casefold()
-
     ordered = sorted(set(names), key=lambda name: (letters(name), name))
     return [group for _, some in groupby(ordered, letters) if len(group := list(some)) > 1]
 

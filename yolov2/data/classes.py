@@ -29,7 +29,7 @@ class ClassIndex:
         self._spelled: dict[str, int] = {}
         for number, name in enumerate(names):
             self._exact.setdefault(name, number)
-            self._spelled.setdefault(_letters(name), number)
+            self._spelled.setdefault(letters(name), number)
 
     def number(self, name: str, where: object) -> int:
         """The number of a class.
@@ -42,7 +42,7 @@ class ClassIndex:
         number = self._exact.get(name)
         if number is not None:
             return number
-        number = self._spelled.get(_letters(name))
+        number = self._spelled.get(letters(name))
         if number is None:
             near = get_close_matches(name[:200], self.names, n=3)
             hint = (
@@ -59,5 +59,6 @@ class ClassIndex:
         return number
 
 
-def _letters(name: str) -> str:
+def letters(name: str) -> str:
+    """What of a name counts."""
     return re.sub(r"[\s_-]+", "", name).casefold()

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 
 from reference.region import WordTree
-from yolov2.data.classes import _letters as letters
+from yolov2.data.classes import letters
 from yolov2.data.files import shown
 from yolov2.errors import Complaints, UserError, shortened
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
-from yolov2.data.classes import _letters as letters
+from yolov2.data.classes import letters
 from yolov2.data.files import is_name, read_lines, shown
 from yolov2.errors import UserError
 from yolov2.names import MAX_BYTES
