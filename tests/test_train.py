@@ -425,6 +425,13 @@ class TestFlags:
     def test_wrong_value(self, capsys, flags):
         assert_refused(capsys, yolov2.train.main, *flags, names=(flags[0].strip("-"),))
 
+    def test_scales_of_the_loss(self):
+        train_set, _ = open_train_val(None, None, Complaints())
+        config = TrainConfig(noobject_scale=0.5, coord_scale=5, anchors="preset", imgsz=64)
+        region = yolov2.train.build(config, train_set).region
+        scales = region.object_scale, region.noobject_scale, region.class_scale, region.coord_scale
+        assert scales == (5, 0.5, 1, 5)
+
     def test_every_number_has_a_limit(self):
         numbers = {f.name for f in fields(TrainConfig) if re.search(r"\b(int|float)\b", str(f.type))}
         assert numbers == {*LIMITS, "imgsz", "multi_scale"}

@@ -345,10 +345,10 @@ def build(config: TrainConfig, train_set: Dataset, words: Words | None = None) -
     """A new detector for these data, or the nodes of a tree, with random weights."""
     assert config.imgsz
     recipe = find_recipe(config.model)
-    head: dict[str, Any] = {"classes": len(train_set.names), "class_map": None}
+    head: dict[str, Any] = {"classes": len(train_set.names), "class_map": None} | config.scales
     if words:
-        head = {"classes": len(words.names), "class_map": words.nodes, "tree": words.tree}
-        head["class_activation"] = "tree"
+        on_tree = {"class_activation": "tree", "tree": words.tree}
+        head |= {"classes": len(words.names), "class_map": words.nodes} | on_tree
     anchors = choose_anchors(config, train_set, config.imgsz)
     region = dataclasses.replace(recipe.region, anchors=anchors, **head)
     names = words.names if words else train_set.names

@@ -16,6 +16,7 @@ from yolov2.recipes import find_recipe
 from yolov2.training.config import LoopConfig, default_workers
 
 SIDE = 64, 4096  # limits of an input's side in pixels
+SCALES = ("object_scale", "noobject_scale", "class_scale", "coord_scale")
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,15 @@ class TrainConfig(LoopConfig):
         "start from this checkpoint or Darknet's .weights instead of random weights", default=None
     )
     cfg: Path | None = option("network file of those .weights; none is the one beside them", default=None)
+    object_scale: float | None = option(
+        "loss: weight of the objectness of predictions that answer for a box; none is the model's",
+        default=None,
+    )
+    noobject_scale: float | None = option(
+        "loss: weight of the objectness of all others; none is the model's", default=None
+    )
+    class_scale: float | None = option("loss: weight of the classes; none is the model's", default=None)
+    coord_scale: float | None = option("loss: weight of place and size; none is the model's", default=None)
     milestones: tuple[float, ...] | None = option(
         "shares of training after which the rate drops; none is the model's", default=None
     )
@@ -141,6 +151,11 @@ class TrainConfig(LoopConfig):
         }
         none = {name: value for name, value in meaning.items() if getattr(self, name) is None}
         return dataclasses.replace(self, **none)
+
+    @property
+    def scales(self) -> dict[str, float]:
+        """Weights of the loss that replace the model's."""
+        return {name: getattr(self, name) for name in SCALES if getattr(self, name) is not None}
 
     @property
     def augment(self) -> Augment:

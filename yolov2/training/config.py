@@ -19,6 +19,10 @@ FACTOR: Limit = (lambda x: 0.1 <= x <= 10, "from 0.1 to 10")
 LIMITS: dict[str, Limit] = {
     **dict.fromkeys(("epochs", "batch", "nominal_batch", "eval_every"), COUNT),
     **dict.fromkeys(("hue", "flip"), FRACTION),
+    **dict.fromkeys(
+        ("object_scale", "noobject_scale", "class_scale", "coord_scale"),
+        (lambda x: 0 <= x <= 1000, "from 0 to 1000"),
+    ),
     **dict.fromkeys(("saturation", "exposure"), FACTOR),
     "decay": (lambda x: 0 <= x <= 10, "from 0 to 10"),
     "lr": (lambda x: 0 < x < 10, "between 0 and 10"),
