@@ -12,6 +12,8 @@ import numpy as np
 from yolov2.errors import UserError
 
 NO_PART = ("epoch", "step", "seen", "lr", "loss", "seconds")  # the others are parts of the loss
+LISTED = 10  # of the best and of the worst curves; matplotlib has as many colours
+LONGEST = 26  # letters of a class in a legend
 
 
 def training_curves(results: Path, out: Path, metric: str = "map50", label: str = "mAP at IoU .5") -> None:
@@ -65,6 +67,8 @@ def precision_recall_curves(
 ) -> None:
     """Precision against recall, one line per class.
 
+    Of more than twenty classes the best ten and the worst ten have colours and names.
+
     Parameters
     ----------
     curves : mapping of class name to (recall, precision)
@@ -80,8 +84,16 @@ def precision_recall_curves(
     axes = _panels(1)
     if axes is None:
         return
-    for name in sorted(curves, key=lambda name: -average_precision[name]):
-        axes[0].plot(*curves[name], label=f"{name} {average_precision[name]:.3f}")
+    order = sorted(curves, key=lambda name: -average_precision[name])
+    between = order[LISTED : max(LISTED, len(order) - LISTED)]
+    for rank, name in enumerate(order[:LISTED] + order[LISTED + len(between) :]):
+        if rank == LISTED and between:
+            axes[0].plot([], [], color="lightgrey", label=f"{len(between)} between these")
+        short = name if len(name) <= LONGEST else f"{name[: LONGEST - 3]}..."
+        style = {"color": f"C{rank % LISTED}", "linestyle": "-" if rank < LISTED else "--"}
+        axes[0].plot(*curves[name], **style, label=f"{short} {average_precision[name]:.3f}")
+    for name in between:
+        axes[0].plot(*curves[name], color="lightgrey", linewidth=0.7, zorder=1)
     axes[0].set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
     axes[0].legend(frameon=False, fontsize="x-small", bbox_to_anchor=(1, 1), loc="upper left")
     _save(axes, out)
