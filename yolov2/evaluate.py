@@ -3,10 +3,15 @@
 Or what another tool found: ``python -m yolov2.evaluate --data VOC2012 --detections results --method voc11``
 reads the files of `yolov2.data.detections`, and measures overlap as Pascal VOC's development kit does.
 
-The measuring itself is in `yolov2.evaluation`.
+A detector on a tree of words (YOLO9000) looks for the classes of the data, each by itself, at their nodes.
+Shown pictures that have a class but no boxes, ``--classification FOLDER``, it is measured by depth: how far
+down the tree is the surest detection of a picture right?
+
+The measuring itself is in `yolov2.evaluation` and `yolov2.tree.evaluation`.
 """
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,9 +19,11 @@ from typing import Any, get_args
 
 import numpy as np
 
+from reference.region import Region, TreeRule
 from yolov2.checkpoint import training_data
 from yolov2.cli import option, parse, run
 from yolov2.confusion import Confusion, Pairs, confusion, pair_up
+from yolov2.data.class_folders import ClassificationSet, open_classification
 from yolov2.data.coco_results import read_coco_results, write_coco_results
 from yolov2.data.dataset import Dataset
 from yolov2.data.detections import read_detections, write_detections
@@ -39,8 +46,12 @@ from yolov2.evaluation import (
     truth_table,
 )
 from yolov2.loading import load
+from yolov2.model import input_size
 from yolov2.names import VOC_NAMES, read_names
+from yolov2.report import node_lines
 from yolov2.runs import newest_weights
+from yolov2.tree.classes import class_nodes
+from yolov2.tree.evaluation import best_detections
 from yolov2.worst import worst_pictures, worst_sheet
 
 __all__ = [
@@ -60,6 +71,11 @@ __all__ = [
 
 FEW = 12  # classes whose confusion table is as wide as a terminal
 IOU = 0.5  # of the confusion table
+BOXES_ONLY = (
+    *("detections", "data", "format", "map", "classes", "iou", "max_det", "method", "overlap", "plot"),
+    *("confusion", "worst", "sure", "save_coco_results", "save_detections"),
+)
+CLASSES_ONLY = ("tree_thresh", "tree_rule")
 
 
 @dataclass(frozen=True)
@@ -79,6 +95,24 @@ class EvaluateConfig:
         default=None,
     )
     data: Path | None = option("data set; none is the one the checkpoint was trained on", default=None)
+    map: Path | None = option(
+        "on a tree: node of every class of the data, a number a line as in Darknet's coco9k.map; none is "
+        "the one trained with, and the names of the nodes",
+        default=None,
+    )
+    classification: Path | None = option(
+        "on a tree: measure on these pictures, which have a class and no boxes: folders called after nodes, "
+        "or Darknet's .data",
+        default=None,
+    )
+    tree_thresh: float = option(
+        "--classification: go down the tree while the path is likelier than this", default=0.5
+    )
+    tree_rule: TreeRule = option(
+        "--classification: how likely a path is: the product of the absolute probabilities, or of the "
+        "conditional ones (paper)",
+        default="darknet",
+    )
     format: Format | None = option("format of the data; none is detected", default=None)
     split: str = option("which part of the data set", default="val")
     classes: tuple[str, ...] | None = option("measure only these; none is all", default=None)
@@ -97,7 +131,11 @@ class EvaluateConfig:
     )
     batch: int = option("pictures at a time", default=16)
     device: str = option("cpu, cuda, cuda:1, ... or auto", default="auto")
-    out: Path | None = option("write all of the next five into this folder", default=None)
+    out: Path | None = option(
+        "write all of the next five into this folder; of --classification hierarchy.json, pictures.csv and "
+        "a sheet of the surest, pictures.png",
+        default=None,
+    )
     json: Path | None = option("write the numbers to this file", default=None)
     plot: Path | None = option("draw the precision-recall curves into this file", default=None)
     confusion: Path | None = option("draw what was taken for what into this file", default=None)
@@ -107,7 +145,8 @@ class EvaluateConfig:
     save_detections: Path | None = option("write VOC's file per class to this folder", default=None)
 
     def __post_init__(self):
-        check_options(self.conf, self.iou, self.max_det, self.batch)
+        check_options(self.conf, self.iou, self.max_det, self.batch, self.tree_thresh)
+        self._check_kind()
         if self.detections and self.weights:
             raise ValueError("--detections takes the place of --weights; give one of them")
         if self.detections and not self.data:
@@ -123,6 +162,18 @@ class EvaluateConfig:
         if self.method == "coco" and self.overlap == "inclusive":
             raise ValueError("--overlap: COCO's measure knows continuous only")
 
+    def _check_kind(self) -> None:
+        """Refuse flags about boxes with --classification, and those about a tree where none is descended."""
+        if self.detections and self.map:
+            raise ValueError("--map: --detections are of the classes of --names, not of a tree; leave it out")
+        given = self.classification is not None
+        why = "these pictures have no boxes" if given else "only with --classification"
+        for flag in BOXES_ONLY if given else CLASSES_ONLY:
+            if getattr(self, flag) != getattr(EvaluateConfig, flag):
+                raise ValueError(f"--{flag.replace('_', '-')}: {why}; leave it out")
+        if given and self.json is not None and self.json.suffix != ".json":
+            raise ValueError(f"--json {self.json}: give it the ending .json")
+
     @property
     def side(self) -> Any:
         """`imgsz` as `yolov2.load` takes it."""
@@ -132,6 +183,8 @@ class EvaluateConfig:
         """The flags that --out stands for, where they are not given themselves."""
         if self.out is None:
             return self
+        if self.classification is not None:
+            return replace(self, json=self.json or self.out / "hierarchy.json")
         files: dict[str, Any] = {
             "json": "metrics.json",
             "plot": "precision_recall.png",
@@ -149,6 +202,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = parse(EvaluateConfig, argv, "python -m yolov2.evaluate", what).with_folder()
     if not config.detections and not config.weights:
         config = replace(config, weights=newest_weights())
+    if config.classification:
+        _by_depth(config)
+        return
     measure = _of_file(config) if config.detections else _of_network(config)
     files = (config.json, config.plot, config.confusion, config.worst, config.save_coco_results)
     for folder in (*(file and file.parent for file in files), config.save_detections):
@@ -229,13 +285,22 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and np.isnan(value) else value
 
 
+def _open_detector(config: EvaluateConfig) -> Detector:
+    assert config.weights
+    detector = load(config.weights, config.cfg, config.names, device=config.device, imgsz=config.side)
+    if not isinstance(detector, Detector):
+        raise UserError(f"{config.weights}: a classifier finds no boxes; give a detector")
+    on_tree = isinstance(detector.head, Region) and detector.head.tree is not None
+    for flag in ("map", "classification"):
+        if getattr(config, flag) is not None and not on_tree:
+            raise UserError(f"--{flag}: {config.weights} is no detector on a tree; leave it out")
+    return detector
+
+
 def _of_network(config: EvaluateConfig) -> Callable[[], Evaluation]:
     """Open network and data; what is returned runs the one on the other."""
-    weights = config.weights
+    detector, weights = _open_detector(config), config.weights
     assert weights
-    detector = load(weights, config.cfg, config.names, device=config.device, imgsz=config.side)
-    if not isinstance(detector, Detector):
-        raise UserError(f"{weights}: a classifier finds no boxes; give a detector")
     if config.data is None and weights.suffix != ".safetensors":
         raise UserError(f"{weights}: which pictures? give --data")
     data, format = config.data, config.format
@@ -243,11 +308,20 @@ def _of_network(config: EvaluateConfig) -> Callable[[], Evaluation]:
         data = training_data(detector.config, weights)
         trained_as = detector.config.get("format")
         format = format or (trained_as if trained_as in get_args(Format) else None)
-    check_classes(config.classes, detector.names)
     complaints = Complaints()
-    dataset = open_dataset(data, config.split, detector.names, complaints, format)
+    if isinstance(detector.head, Region) and detector.head.tree is not None:
+        own = config.data is None and "mapped" in detector.config
+        names = tuple(detector.class_nodes) or None if own else None  # else the data say which there are
+        dataset = open_dataset(data, config.split, names, complaints, format)
+        detector, lines = _looking_for(dataset.names, detector, config, complaints)
+        check_classes(config.classes, detector.names)
+    else:
+        check_classes(config.classes, detector.names)
+        dataset = open_dataset(data, config.split, detector.names, complaints, format)
+        lines = []
     complaints.report()
-    print(f"{weights} on {len(dataset)} pictures of {data or 'the built-in set'} ({config.split})")
+    what = f"{weights} on {len(dataset)} pictures of {data or 'the built-in set'} ({config.split})"
+    print("\n".join([what, *lines]))
 
     def measure() -> Evaluation:
         result = evaluate(
@@ -267,6 +341,56 @@ def _of_network(config: EvaluateConfig) -> Callable[[], Evaluation]:
         return result
 
     return measure
+
+
+def _looking_for(
+    names: tuple[str, ...], detector: Detector, config: EvaluateConfig, complaints: Complaints
+) -> tuple[Detector, list[str]]:
+    """The detector looking for the classes of the data at their nodes of its tree; which these are."""
+    tree = detector.region.tree
+    assert tree is not None
+    where = config.data or "the data trained on"
+    nodes = class_nodes(
+        names, tree, detector.names, where, complaints, class_map=config.map, known=detector.class_nodes
+    )
+    return detector.for_classes(names, nodes), node_lines(names, nodes, tree, detector.names)
+
+
+def _by_depth(config: EvaluateConfig) -> None:
+    """The command on pictures that have a class and no boxes."""
+    detector, data = _open_detector(config), config.classification
+    complaints = Complaints()
+    dataset = open_classification(data, config.split, detector.names, complaints, tree=detector.region.tree)
+    assert data and isinstance(dataset, ClassificationSet)
+    complaints.report()
+    for folder in (config.json and config.json.parent, config.out):
+        if folder:
+            folder.mkdir(parents=True, exist_ok=True)
+    print(f"{config.weights} on {len(dataset)} pictures of {data} ({config.split})")
+    start = time.perf_counter()
+    best = best_detections(
+        detector,
+        dataset,
+        config.conf,
+        config.batch,
+        config.tree_thresh,
+        config.tree_rule,
+        complaints=complaints,
+    )
+    seconds = time.perf_counter() - start
+    complaints.report()
+    width, height = input_size(detector.imgsz)
+    print(f"{best.hierarchy.table()}\n\n{best.classes()}")
+    print(
+        f"{best.hierarchy} by the {config.tree_rule} rule, {width}x{height} {detector.resize}, "
+        f"conf {config.conf:g}; {len(best.scores) / seconds:.1f} pictures/s"
+    )
+    if config.json:
+        best.hierarchy.save(config.json)
+    if config.out:
+        best.save(config.out / "pictures.csv")
+        if page := best.sheet():
+            page.save(config.out / "pictures.png")
 
 
 def _of_file(config: EvaluateConfig) -> Callable[[], Evaluation]:

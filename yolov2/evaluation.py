@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -330,16 +330,9 @@ def detect_all(
     kept: list[int] = []
 
     def pictures() -> Iterator[Image.Image]:
-        for i, future in enumerate(_decoded(dataset)):
-            try:
-                picture = future.result()
-            except UserError:
-                if complaints is None:
-                    raise
-                complaints.add("unreadable pictures left out", dataset.items[i].path)
-            else:
-                kept.append(i)
-                yield picture
+        for i, picture in readable(dataset, [item.path for item in dataset.items], complaints):
+            kept.append(i)
+            yield picture
 
     stream = detector.stream(pictures(), batch, conf=conf, iou=iou, max_det=max_det)
     bar = tqdm(stream, "evaluating", len(dataset), leave=False, unit="img", delay=2, disable=not progress)
@@ -456,13 +449,51 @@ def check_classes(classes: Sequence[str] | None, names: tuple[str, ...]) -> tupl
     return names if classes is None else tuple(dict.fromkeys(classes))
 
 
-def _decoded(dataset: Dataset) -> Iterator[Future[Image.Image]]:
-    """The pictures in order, some of them decoded ahead by threads."""
+class Pictures(Protocol):
+    """Pictures by number; those that cannot be read raise UserError."""
+
+    def __len__(self) -> int: ...
+
+    def picture(self, index: int, /) -> Image.Image:
+        """An RGB picture, upright."""
+
+
+def readable(
+    pictures: Pictures, paths: Sequence[Path | None], complaints: Complaints | None
+) -> Iterator[tuple[int, Image.Image]]:
+    """The pictures that can be read and their numbers, in order; some are decoded ahead by threads.
+
+    Parameters
+    ----------
+    pictures : Pictures
+        The pictures.
+    paths : sequence of Path or None
+        Their files, for complaints.
+    complaints : Complaints, optional
+        Counts those that cannot be read. Without it the first one raises.
+
+    Raises
+    ------
+    UserError
+        Without `complaints`, of the first picture that cannot be read.
+    """
+    for i, future in enumerate(_decoded(pictures)):
+        try:
+            picture = future.result()
+        except UserError:
+            if complaints is None:
+                raise
+            complaints.add("unreadable pictures left out", paths[i])
+        else:
+            yield i, picture
+
+
+def _decoded(pictures: Pictures) -> Iterator[Future[Image.Image]]:
     waiting: deque[Future[Image.Image]] = deque()
     with ThreadPoolExecutor(THREADS) as pool:
         try:
-            for i in range(len(dataset)):
-                waiting.append(pool.submit(dataset.picture, i))
+            for i in range(len(pictures)):
+                waiting.append(pool.submit(pictures.picture, i))
                 if len(waiting) > AHEAD:
                     yield waiting.popleft()
             while waiting:

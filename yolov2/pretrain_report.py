@@ -68,14 +68,26 @@ def report(folder: Path, classifier: Classifier, val_set: Labelled, top: TopK) -
 
 
 def next_command(classifier: Classifier, weights: Path) -> str:
-    """The command that trains a detector from the classifier, or one that measures it again."""
+    """The command that trains a detector from the classifier, or one that measures it again.
+
+    What stands in capitals is not known here. From a classifier on a tree it is YOLO9000's joint training,
+    which takes the classifier's own pictures too.
+    """
     config = classifier.config
     data = ["--data", config["data"] if config.get("crops") else "DATA"] if config.get("data") else []
+    detectors = list(PRESETS)
+    if classifier.tree is not None:
+        detectors.sort(key=lambda name: name != "yolo9000")
+        data += ["--tree", config.get("tree") or "TREE"]
+        if config.get("names"):
+            data += ["--names", config["names"]]
+        if config.get("data") and not config.get("crops"):
+            data += ["--classification", config["data"]]
     layers = classifier.network.layers
     last = next(i for i in reversed(range(len(layers))) if isinstance(layers[i], Conv))
     trunk = layers[:last]  # without the convolution that tells its own classes apart
-    for name, preset in PRESETS.items():
-        if preset.build()[: len(trunk)] == trunk:
+    for name in detectors:
+        if PRESETS[name].build()[: len(trunk)] == trunk:
             return shlex.join(
                 ["python", "-m", "yolov2.train", "--model", name, "--weights", str(weights), *data]
             )

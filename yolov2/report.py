@@ -1,12 +1,15 @@
 """What a run says before its first step, and what it shows when it is finished."""
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from reference.region import WordTree
 from yolov2 import plots
+from yolov2.data.classes import letters
 from yolov2.data.dataset import Dataset
 from yolov2.detector import Detector
 from yolov2.draw import draw_detections, sheet
@@ -15,6 +18,7 @@ from yolov2.evaluation import Evaluation
 from yolov2.summary import summary, total_flops
 from yolov2.train_config import TrainConfig
 from yolov2.training.loop import Trainer
+from yolov2.tree.nodes import NodeIndex
 
 
 def plan_lines(config: TrainConfig, trainer: Trainer, train_set: Dataset, val_set: Dataset) -> list[str]:
@@ -23,16 +27,54 @@ def plan_lines(config: TrainConfig, trainer: Trainer, train_set: Dataset, val_se
     assert isinstance(detector, Detector) and config.imgsz
     rows = summary(detector.network.layers, (3, config.imgsz, config.imgsz))
     boxes = sum(len(item.boxes) for item in train_set.items)
-    names = train_set.names
+    names, region = train_set.names, detector.region
+    tree: list[str] = []
+    if region.tree is not None and region.class_map is not None:
+        tree = node_lines(names, region.class_map, region.tree, detector.names)
     return [
         f"model     {config.model}: {sum(r.learnable for r in rows) / 1e6:.2f} M parameters, "
         f"{total_flops(rows) / 1e9:.2f} BFLOP a picture at {config.imgsz}x{config.imgsz}",
         f"data      {len(train_set)} train pictures with {boxes} boxes, {len(val_set)} val pictures; "
         f"{len(names)} classes: {shortened(list(names), 20)}",
-        "anchors   " + "  ".join(f"{w:.2f},{h:.2f}" for w, h in detector.region.anchors) + " (cells)",
+        *tree,
+        "anchors   " + "  ".join(f"{w:.2f},{h:.2f}" for w, h in region.anchors) + " (cells)",
         *trainer.plan_lines(),
         f"folder    {trainer.folder}",
     ]
+
+
+def node_lines(
+    names: Sequence[str], nodes: Sequence[int], tree: WordTree, node_names: Sequence[str], most: int = 12
+) -> list[str]:
+    """Which nodes classes are, with the ways to them: a crane that is a bird is to be seen before training.
+
+    Parameters
+    ----------
+    names : sequence of str
+        The classes.
+    nodes : sequence of int
+        A node of each.
+    tree : WordTree
+        The tree.
+    node_names : sequence of str
+        What people call its nodes.
+    most : int
+        At most so many are listed, those first whose node is called otherwise.
+
+    Returns
+    -------
+    list of str
+        One line on the tree, then one per class.
+    """
+    index = NodeIndex(tree, node_names, lambda note: None)
+    otherwise = [letters(name) != letters(node_names[node]) for name, node in zip(names, nodes, strict=True)]
+    order = sorted(range(len(names)), key=lambda c: not otherwise[c])
+    called = f", {sum(otherwise)} of them called otherwise there" if any(otherwise) else ""
+    width = max((len(names[c]) for c in order[:most]), default=0)
+    more = [f"and {len(names) - most} more"] * (len(names) > most)
+    listed = [f"{names[c]:<{width}}  {index.path(nodes[c])}" for c in order[:most]] + more
+    size = f"{len(tree.parents)} nodes in {len(tree.group_sizes)} groups"
+    return [f"tree      {size}; the classes are nodes{called}", *(f"          {line}" for line in listed)]
 
 
 def report(folder: Path, detector: Detector, val_set: Dataset, evaluation: Evaluation) -> None:

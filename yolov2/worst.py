@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from yolov2.confusion import Pairs
 from yolov2.data.dataset import Item, open_picture
-from yolov2.draw import PALETTE, draw_detections, sheet
+from yolov2.draw import PALETTE, Colour, draw_detections, sheet
 
 RED, BLUE, GREEN = 0, 1, 2  # places in the palette: wrong, missed, right
 BAND = 34  # height of the line above the sheet, in pixels
@@ -90,15 +90,22 @@ def worst_sheet(
     """
     tiles = [_drawn(items[bad.picture], bad.picture, pairs, names) for bad in worst]
     captions = [f"{items[bad.picture].id}: {bad.caption}" for bad in worst]
-    page = sheet(tiles, columns, captions)
-    whole = Image.new("RGB", (page.width, page.height + BAND), "white")
-    whole.paste(page, (0, BAND))
-    pen, font, x = ImageDraw.Draw(whole), ImageFont.load_default(18), 10
     legend = (("right", GREEN), ("wrong: what was found, score, what it is", RED), ("missed", BLUE))
-    for word, colour in legend:
-        pen.rectangle((x, 11, x + 15, 26), fill=PALETTE[colour])
+    return with_legend(sheet(tiles, columns, captions), [(word, PALETTE[place]) for word, place in legend])
+
+
+def with_legend(page: Image.Image, legend: Sequence[tuple[str, Colour]]) -> Image.Image:
+    """A page below a line that says what the colours on it mean; wider if the words need it."""
+    font = ImageFont.load_default(18)
+    lengths = [round(font.getlength(word)) for word, _ in legend]
+    width = max(page.width, 10 + sum(lengths) + 52 * len(legend))
+    whole = Image.new("RGB", (width, page.height + BAND), "white")
+    whole.paste(page, (0, BAND))
+    pen, x = ImageDraw.Draw(whole), 10
+    for (word, colour), length in zip(legend, lengths, strict=True):
+        pen.rectangle((x, 11, x + 15, 26), fill=colour)
         pen.text((x + 22, 8), word, "black", font)
-        x += 52 + round(font.getlength(word))
+        x += 52 + length
     return whole
 
 
