@@ -89,6 +89,7 @@ class TestThroughTheMap:
         weights = tmp_path / "train" / "best.safetensors"
         assert command(main, "--weights", weights, "--out", tmp_path / "out") == 0
         out = capsys.readouterr().out
+        assert shlex.split(re.search("next: (.*)", reported)[1])[-2:] == ["--tree-rule", "paper"]
         for start in ("blue", "red", "mean", "mAP@.5", "tree", " +blue +cold > blue"):
             assert re.search(rf"^{start}.*$", reported, re.MULTILINE)[0] in out.splitlines()
         numbers = json.loads((tmp_path / "out" / "metrics.json").read_text())
@@ -209,9 +210,9 @@ class TestByDepth:
         out = capsys.readouterr().out
         assert re.search(r"\n    0 +8 +6 +0\.750\n    1 +6 +2 +0\.333\n", out)
         assert "exact 0.2500, coarser 0.0000, finer 0.2500, wrong 0.5000, nothing 0.0000 of 8" in out
-        assert (  # boxes are of red and blue, so that warm things have some
-            "1 of 4 classes are found, or their parent, in one picture at least, and 0 of the 1 without a box"
-        ) in out
+        assert "classes found, or their parent, in one picture at least: 1 of 4\n" in out
+        # boxes are of red and blue, so that warm things have some; orange ones have none
+        assert "(neither a class of the boxes nor above or below one): 0 of 1, in 0 of 2 pictures\n" in out
         whole = json.loads((tmp_path / "out" / "hierarchy.json").read_text())
         assert whole["descent"] == {"exact": 2, "coarser": 0, "finer": 2, "wrong": 4, "nothing": 0}
         with (tmp_path / "out" / "pictures.csv").open() as file:
@@ -241,11 +242,16 @@ class TestByDepth:
             assert command(main, *flags, "--tree-thresh", "0.65", "--tree-rule", rule) == 0
             out = capsys.readouterr().out
             assert counts in out and f"by the {rule} rule" in out
-            classes = {"darknet": "3 of 4 classes", "paper": "1 of 4 classes"}[rule]
-            assert classes in out  # red and orange by their parent, and warm
+            classes = {
+                "darknet": ("3 of 4\n", "1 of 1, in 2 of 2"),
+                "paper": ("1 of 4\n", "0 of 1, in 0 of 2"),
+            }
+            assert all(text in out for text in classes[rule])  # red and orange by their parent, and warm
         assert command(main, *flags, "--conf", "0.8", "--out", tmp_path / "out") == 0
         out = capsys.readouterr().out
-        assert "nothing 1.0000 of 8" in out and "0 of 4 classes" in out  # the parent of a root is not nothing
+        assert (
+            "nothing 1.0000 of 8" in out and "least: 0 of 4\n" in out
+        )  # the parent of a root is not nothing
         assert {p.name for p in (tmp_path / "out").iterdir()} == {"hierarchy.json", "pictures.csv"}
 
     def test_a_broken_picture_is_left_out(self, folders, tmp_path, capsys):

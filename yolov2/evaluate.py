@@ -91,7 +91,8 @@ class EvaluateConfig:
         default=None,
     )
     names: Path | None = option(
-        "class names of --detections or .weights, one a line; none is VOC's twenty, or those beside them",
+        "names of the classes of --detections or .weights (on a tree: nodes), one a line; none is VOC's "
+        "twenty, or those beside them",
         default=None,
     )
     data: Path | None = option("data set; none is the one the checkpoint was trained on", default=None)

@@ -67,15 +67,18 @@ class BestDetections:
         return (h.reached == h.labels) | ((h.reached == parents) & (parents >= 0))
 
     def classes(self) -> str:
-        """For how many classes one picture or more is `near`, and for how many of those without boxes."""
-        labels, found = np.unique(self.hierarchy.labels), np.unique(self.hierarchy.labels[self.near()])
-        text = f"{len(found)} of {len(labels)} classes are found, or their parent, in one picture at least"
+        """How many classes are `near` in one picture at least, and how many of those without boxes."""
+        labels, near = self.hierarchy.labels, self.near()
+        every, found = np.unique(labels), np.unique(labels[near])
+        text = f"classes found, or their parent, in one picture at least: {len(found)} of {len(every)}"
         if self.mapped is None:
             return text
-        boxed = with_boxes(self.hierarchy.tree, self.mapped)
+        without = ~with_boxes(self.hierarchy.tree, self.mapped)
         return (
-            f"{text}, and {(~boxed[found]).sum()} of the {(~boxed[labels]).sum()} without a box in training\n"
-            "(which are neither a class of the boxes nor above or below one)"
+            f"{text}\n"
+            "of those without a box in training (neither a class of the boxes nor above or below one): "
+            f"{without[found].sum()} of {without[every].sum()}, "
+            f"in {(near & without[labels]).sum()} of {without[labels].sum()} pictures"
         )
 
     def sheet(self, count: int = 60) -> Image.Image | None:
