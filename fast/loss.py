@@ -160,13 +160,14 @@ def _loss_and_gradient(
     responsible = assignment.index >= 0  # (B, A, H, W)
     quiet = ~responsible & ~assignment.ignore  # slots that must say "nothing here"
     class_slot = matches.slot
+    answering = torch.zeros_like(quiet)
     if region.tree is not None:
         # a classification-only image answers at the one place that believes in its class most
         place = _most_believed(head, truths, region.tree)  # (B, T), used where truths.only
         class_slot = torch.where(truths.only, place, class_slot)
         answers = torch.zeros(B, A * H * W, dtype=torch.int32, device=head.device)
         answers.scatter_reduce_(1, place, truths.only.int(), "amax")
-        quiet = quiet & (answers == 0).view(B, A, H, W)
+        answering = (answers > 0).view(B, A, H, W)
     grad = torch.zeros_like(head)
 
     # rows of the head at the chosen slots, one per truth: (B, T, 5+C)
@@ -202,9 +203,12 @@ def _loss_and_gradient(
         empty_target = 0.0
     miss = p_o[at] - object_target
     objectness = region.object_scale / 2 * miss.square().where(wins, 0).sum()
-    noise = p_o - empty_target
-    noobject = region.noobject_scale / 2 * noise.square().where(quiet, 0).sum()
-    grad[:, :, 4] = (region.noobject_scale * noise * slope).where(quiet, 0)
+    # who answers for the class of a whole image is believed to be near an object
+    noise = p_o - torch.where(answering, region.assumed_iou, empty_target)
+    strength = torch.full_like(p_o, region.noobject_scale).where(quiet, 0)
+    strength = torch.where(answering, region.object_scale * (noise < 0), strength)
+    noobject = (strength / 2 * noise.square()).where(strength != 0, 0).sum()
+    grad[:, :, 4] = (strength * noise * slope).where(strength != 0, 0)
     rows.append((region.object_scale * miss * slope[at])[..., None])
 
     # prior: early in training every unclaimed prediction is pulled to its anchor in the cell's middle

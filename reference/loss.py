@@ -76,7 +76,8 @@ def region_targets(pred: np.ndarray, truth: np.ndarray, region: Region, seen: in
         image, *slot = match.slot
         w, v = weight[match.slot], value[match.slot]
         if match.class_only:
-            w[4] = 0
+            below = decoded.objectness[match.slot] < region.assumed_iou
+            w[4], v[4] = (region.object_scale, region.assumed_iou) if below else (0, 0)
         else:
             box = truth[image, match.row, :4]
             w[:4] = region.coord_scale * (2 - box[2] * box[3] if region.box_weight == "2-wh" else 1)

@@ -126,6 +126,10 @@ class Region:
         Darknet trains the first, the papers print the second.
     box_weight : {"2-wh", "none"}
         Whether the coordinate terms of a truth are weighted by 2 - w*h (SPEC 3.2).
+    assumed_iou : float
+        On a tree, of images that have a class and no boxes: the overlap that the prediction which answers for
+        the class is assumed to have with the unknown box. Its objectness is pulled up to that if it is below:
+        .3 in paper 2 and its release of January 2017; 0, as in Darknet since July 2017, leaves it alone.
     class_map : tuple of int, optional
         Class index of detection truths -> class index of this layer, each in 0..classes - 1 (YOLO9000's
         coco9k.map).
@@ -153,6 +157,7 @@ class Region:
     class_loss: ClassLoss = "cross_entropy"
     box_weight: BoxWeight = "2-wh"
     class_map: tuple[int, ...] | None = None
+    assumed_iou: float = 0.0
 
     #: all of the above as JSON, a tree as its `structure`: how settings enter a torch operator
     settings: ClassVar[str]
@@ -179,6 +184,8 @@ class Region:
             raise ValueError(f"tree: {len(self.tree.parents)} nodes for {self.classes} classes")
         if self.background and self.class_activation != "softmax":
             raise ValueError("background: only defined with class_activation='softmax'")
+        if not 0 <= self.assumed_iou <= 1:
+            raise ValueError(f"assumed_iou: {self.assumed_iou} is not from 0 to 1")
         for entry, label in enumerate(self.class_map or ()):
             if not 0 <= label < self.classes:
                 raise ValueError(f"class_map: entry {entry}, class {label}, is not one of {self.classes}")

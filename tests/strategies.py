@@ -67,6 +67,7 @@ def regions(draw, **fixed) -> Region:
         "bias_match": draw(st.booleans()),
         "class_loss": draw(st.sampled_from(["cross_entropy", "squared_error"])),
         "box_weight": draw(st.sampled_from(["2-wh", "none"])),
+        "assumed_iou": draw(st.sampled_from([0.0, 0.3, 0.9])),
         "class_map": draw(st.none() | labels),
     }
     return Region(**{**drawn, **fixed})

@@ -436,6 +436,7 @@ def regions(draw):
         prior_images=draw(st.integers(0, 10**6)),
         class_loss=draw(st.sampled_from(get_args(ClassLoss))),
         box_weight=draw(st.sampled_from(get_args(BoxWeight))),
+        assumed_iou=draw(st.sampled_from([0.0, 0.25, 1.0])),
         class_map=draw(st.none() | nodes),
     )
 

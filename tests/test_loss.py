@@ -292,3 +292,20 @@ def test_class_gradient_of_a_softmax_sums_to_zero(case):
     assume(region.class_activation != "logistic" and not region.background)
     grad = by_slot(region_loss_grad(pred, truth, region, case.seen), region)
     np.testing.assert_allclose(grad[..., 5:].sum(axis=-1), 0, atol=1e-12)
+
+
+def test_assumed_iou_by_hand():
+    """The answer of a picture without boxes is pulled up to .3, and left alone above it (paper 2, sec. 4)."""
+    region = replace(WORDS, assumed_iou=0.3)
+    truth = np.array([[[999999, 999999, 0, 0, 3]]], np.float32)
+    pred = np.full((1, region.channels, 1, 2), -2, np.float32)
+    pred[0, 4] = [[-1, -0.9]]  # the second believes more
+    p = 1 / (1 + np.exp([1.0, 0.9]))
+    below = region_loss(pred, truth, region, 20000)
+    assert below.noobject == pytest.approx(
+        (p[0] ** 2 + region.object_scale * (0.3 - p[1]) ** 2) / 2, rel=1e-5
+    )
+    assert p[1] < 0.3
+    pred[0, 4, 0, 1] = 2
+    above = region_loss(pred, truth, region, 20000)
+    assert above.noobject == pytest.approx(p[0] ** 2 / 2, rel=1e-5)

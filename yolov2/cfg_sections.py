@@ -397,6 +397,7 @@ def _region(o: Section) -> Region:
         # keys of this library, for losses that Darknet does not have
         class_loss=o.choice("class_loss", ClassLoss, "cross_entropy"),
         box_weight=o.choice("box_weight", BoxWeight, "2-wh"),
+        assumed_iou=o.number("assumed_iou", 0.0),
         prior_scale=o.number("prior_scale", 0.01),
         prior_images=o.natural("prior_images", 12800),
     )

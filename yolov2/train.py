@@ -345,7 +345,7 @@ def build(config: TrainConfig, train_set: Dataset, words: Words | None = None) -
     """A new detector for these data, or the nodes of a tree, with random weights."""
     assert config.imgsz
     recipe = find_recipe(config.model)
-    head: dict[str, Any] = {"classes": len(train_set.names), "class_map": None} | config.scales
+    head: dict[str, Any] = {"classes": len(train_set.names), "class_map": None} | config.loss
     if words:
         on_tree = {"class_activation": "tree", "tree": words.tree}
         head |= {"classes": len(words.names), "class_map": words.nodes} | on_tree

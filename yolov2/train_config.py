@@ -16,7 +16,7 @@ from yolov2.recipes import find_recipe
 from yolov2.training.config import LoopConfig, default_workers
 
 SIDE = 64, 4096  # limits of an input's side in pixels
-SCALES = ("object_scale", "noobject_scale", "class_scale", "coord_scale")
+LOSS = ("object_scale", "noobject_scale", "class_scale", "coord_scale", "assumed_iou")  # fields of a Region
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,11 @@ class TrainConfig(LoopConfig):
     )
     class_scale: float | None = option("loss: weight of the classes; none is the model's", default=None)
     coord_scale: float | None = option("loss: weight of place and size; none is the model's", default=None)
+    assumed_iou: float | None = option(
+        "loss: of --classification, what the objectness of the prediction that answers for a class is pulled "
+        "up to: .3 in the paper; none is the model's, 0, which leaves it alone",
+        default=None,
+    )
     milestones: tuple[float, ...] | None = option(
         "shares of training after which the rate drops; none is the model's", default=None
     )
@@ -153,9 +158,9 @@ class TrainConfig(LoopConfig):
         return dataclasses.replace(self, **none)
 
     @property
-    def scales(self) -> dict[str, float]:
-        """Weights of the loss that replace the model's."""
-        return {name: getattr(self, name) for name in SCALES if getattr(self, name) is not None}
+    def loss(self) -> dict[str, float]:
+        """Settings of the loss that replace the model's."""
+        return {name: getattr(self, name) for name in LOSS if getattr(self, name) is not None}
 
     @property
     def augment(self) -> Augment:

@@ -97,7 +97,7 @@ def _region_loss_kernel(
     pred, stride_b, stride_c, stride_cell, truth, anchors, class_map, beliefs, places,
     grad, grad_b, grad_c, grad_cell, slots, sums,
     A, C, H, W, T, known, parts, object_scale, noobject_scale, class_scale, coord_scale, ignore_threshold,
-    wh_weight, rescore, prior_scale,
+    wh_weight, rescore, prior_scale, assumed_iou,
     ACTIVATION: tl.constexpr, BACKGROUND: tl.constexpr, SQUARED: tl.constexpr, BIAS_MATCH: tl.constexpr,
     MAP: tl.constexpr, CELLS: tl.constexpr, CLASSES: tl.constexpr, TRUTHS: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
@@ -222,12 +222,15 @@ def _region_loss_kernel(
 
     # objectness
     quiet = inside & (index < 0) & (excused == 0)
-    if ACTIVATION == "tree":
-        answer = tl.where(class_only != 0, answer_of(beliefs, places, image, parts, PARTS), -1)
-        quiet &= a * (H * W) + cell != answer
     wanted = tl.where(rescore != 0, overlap_own, 1.0)
     off_o = p_o - (tl.where(owner, 0.0, 1.0) if BACKGROUND else tl.where(owner, wanted, 0.0))
     scale = tl.where(owner, object_scale, tl.where(quiet, noobject_scale, 0.0))
+    if ACTIVATION == "tree":
+        # who answers for the class of a whole image is believed to be near an object
+        answer = tl.where(class_only != 0, answer_of(beliefs, places, image, parts, PARTS), -1)
+        answers = inside & (a * (H * W) + cell == answer)
+        off_o = tl.where(answers, p_o - assumed_iou, off_o)
+        scale = tl.where(answers, tl.where(off_o < 0, object_scale, 0.0), scale)
     counts = scale != 0
     slope = 1.0 if BACKGROUND else p_o * (1 - p_o)
     tl.store(to + 4 * grad_c, tl.where(counts, scale * off_o * slope, 0.0), inside)
@@ -487,7 +490,7 @@ def region_loss(
         A, C, H, W, T, known, parts,
         region.object_scale, region.noobject_scale, region.class_scale, region.coord_scale,
         region.ignore_threshold, 1.0 if region.box_weight == "2-wh" else 0.0, int(region.rescore),
-        region.prior_scale if prior else 0.0,
+        region.prior_scale if prior else 0.0, region.assumed_iou,
         **options, BACKGROUND=region.background, CELLS=cells, CLASSES=classes, TRUTHS=truths,
         warps=8 if cells * classes >= TILE else 4, alone=True,
     )  # fmt: skip

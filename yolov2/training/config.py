@@ -18,7 +18,7 @@ FACTOR: Limit = (lambda x: 0.1 <= x <= 10, "from 0.1 to 10")
 # by flag: which numbers have a meaning, and that in words; NaN passes no comparison
 LIMITS: dict[str, Limit] = {
     **dict.fromkeys(("epochs", "batch", "nominal_batch", "eval_every"), COUNT),
-    **dict.fromkeys(("hue", "flip"), FRACTION),
+    **dict.fromkeys(("hue", "flip", "assumed_iou"), FRACTION),
     **dict.fromkeys(
         ("object_scale", "noobject_scale", "class_scale", "coord_scale"),
         (lambda x: 0 <= x <= 1000, "from 0 to 1000"),
