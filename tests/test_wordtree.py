@@ -3,9 +3,11 @@
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis.extra.numpy import arrays
 
+from reference.loss import region_loss, region_loss_grad
+from reference.region import Region, WordTree
 from reference.wordtree import (
     IGNORED,
     absolute_probability,
@@ -22,6 +24,9 @@ from tests.strategies import trees
 LINES = ["animal -1", "vehicle -1", "dog 0", "cat 0", "car 1", "bus 1", "terrier 2"]
 TREE = read_tree(LINES)
 CONDITIONAL = np.array([0.75, 0.25, 0.5, 0.5, 0.125, 0.875, 1.0])
+#: five levels, nobody with a sibling; and a root with nothing below
+LINE = WordTree.from_structure("[[-1,1],[0,1],[1,1],[2,1],[3,1]]")
+ROOT = WordTree.from_structure("[[-1,1]]")
 
 
 @st.composite
@@ -126,6 +131,37 @@ def test_a_child_is_no_likelier_than_its_parent(case):
     np.testing.assert_allclose(leaves.sum(axis=1), 1, rtol=1e-12)
 
 
+@given(trees_with_scores())
+@example((LINE, np.linspace(-50, 50, 15).reshape(3, 5)))
+@example((ROOT, np.zeros((3, 1))))
+def test_children_share_what_their_parent_has(case):
+    tree, scores = case
+    conditional = tree_softmax(scores, tree)
+    absolute = absolute_probability(conditional, tree)
+    np.testing.assert_allclose(absolute[:, : tree.group_sizes[0]].sum(1), 1, rtol=1e-12)  # the roots
+    for start, size in zip(tree.group_offsets, tree.group_sizes, strict=True):
+        if (parent := tree.parents[start]) >= 0:
+            children = absolute[:, start : start + size].sum(1)
+            np.testing.assert_allclose(children, absolute[:, parent], rtol=1e-12)
+        if size == 1:  # nothing to choose from
+            assert (conditional[:, start] == 1).all()
+
+
+@given(trees_with_scores(), st.floats(0, 1), st.floats(0, 1), st.booleans())
+@example((LINE, np.zeros((3, 5))), 0.5, 1.0, False)
+def test_descent_is_one_way_down_and_a_threshold_says_how_far(case, low, high, absolute):
+    tree, scores = case
+    low, high = sorted((low, high))
+    for values in tree_softmax(scores, tree):
+        if absolute:
+            values = absolute_probability(values, tree)
+        near, far = (descend(values, tree, threshold) for threshold in (high, low))
+        assert near in tree.path(far)  # the same node, or one above it
+        for node in tree.path(far):  # the best of its siblings at every step
+            start = tree.group_offsets[tree.group_of[node]]
+            assert node == start + values[start : start + tree.group_sizes[tree.group_of[node]]].argmax()
+
+
 @given(trees_with_scores(), st.floats(0, 1))
 def test_descend_stops_where_the_path_is_likely_enough(case, threshold):
     tree, scores = case
@@ -143,6 +179,30 @@ def test_completed_labels(tree, data):
     assert set(np.flatnonzero(completed == 1)) == set(tree.path(node))
     known = {tree.group_of[n] for n in tree.path(node)}
     assert all((completed[n] == IGNORED) == (g not in known) for n, g in enumerate(tree.group_of))
+
+
+@given(trees_with_scores(), st.booleans(), st.integers(0, 99))
+@example((LINE, np.zeros((3, 5))), False, 4)
+def test_a_label_teaches_the_path_to_it(case, boxed, which):
+    """The loss of a node is -ln of its absolute probability; the gradient by central differences."""
+    tree, scores = case
+    node = which % len(tree.parents)
+    region = Region(((1.0, 1.0),), len(tree.parents), "tree", tree)
+    truth = np.array([[[0.5, 0.5, 0.5, 0.5, node] if boxed else [999999, 999999, 0, 0, node]]])
+    scores = scores[0] / 10  # where 1e-6 of it can be told
+
+    def loss(scores):
+        return -np.log(absolute_probability(tree_softmax(scores, tree), tree)[..., node])
+
+    pred = np.concatenate([np.zeros(5), scores])[None, :, None, None]
+    classification = region_loss(pred, truth, region, 10**6).classification
+    np.testing.assert_allclose(classification, loss(scores), rtol=1e-12, atol=1e-12)
+    steps = 1e-6 * np.eye(len(scores))
+    difference = (loss(scores + steps) - loss(scores - steps)) / 2e-6
+    got = region_loss_grad(pred, truth, region, 10**6)[0, 5:, 0, 0]
+    np.testing.assert_allclose(got, difference, atol=1e-8)
+    taught = {tree.group_of[step] for step in tree.path(node)}
+    assert all(got[n] == 0 for n, group in enumerate(tree.group_of) if group not in taught)
 
 
 def test_dtype_is_kept():

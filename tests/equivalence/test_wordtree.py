@@ -6,12 +6,15 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fast.wordtree
+import reference.loss
 import reference.wordtree
 from fast._launch import triton_installed
-from reference.region import WordTree
+from fast.loss import region_loss
+from reference.region import Region, WordTree
 from tests.backends import KERNELS, each_backend, each_kernel_backend, equivalence
 from tests.equivalence import close, equal
 from tests.golden import GOLDEN, cases
@@ -311,6 +314,49 @@ def test_small_tiles_reach_every_path(backend, tiles):
 def test_softmax_is_differentiable_in_double():
     scores = torch.randn(2, 10, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda s: fast.wordtree.tree_softmax(s, TREE, 1), (scores,))
+
+
+def lesson(tree: WordTree, seed: int) -> tuple[Region, np.ndarray, np.ndarray]:
+    """A head of two cells and a picture for each of two labels, one of them without a box."""
+    rng = np.random.default_rng(seed)
+    region = Region(
+        ((1.0, 1.0),),
+        len(tree.parents),
+        "tree",
+        tree,
+        class_loss=("cross_entropy", "squared_error")[seed % 2],
+    )
+    boxed, only = rng.integers(0, region.classes, 2)
+    truth = np.array([[[0.25, 0.5, 0.5, 0.5, boxed]], [[999999, 999999, 0, 0, only]]], np.float32)
+    return region, rng.normal(size=(2, region.channels, 1, 2)).astype(np.float32), truth
+
+
+@equivalence(examples=60, tree=trees(), seed=st.integers(0, 2**32 - 1))
+def test_loss_of_any_tree(backend, tree, seed):
+    region, pred, truth = lesson(tree, seed)
+    head = backend.tensor(pred).requires_grad_()
+    got = region_loss(head, backend.tensor(truth), region, 10**6).total
+    (grad,) = torch.autograd.grad(got, head)
+    for ours, oracle in (
+        (got, lambda *x: reference.loss.region_loss(*x).total),
+        (grad, reference.loss.region_loss_grad),
+    ):
+        twin = oracle(pred, truth, region, 10**6)
+        close(ours, oracle(pred.astype(float), truth.astype(float), region, 10**6), twin, K)
+
+
+@settings(max_examples=20)
+@given(trees(), st.integers(0, 2**32 - 1))
+def test_loss_of_any_tree_is_differentiable_in_double(tree, seed):
+    """Every class score by central differences."""
+    region, pred, truth = lesson(tree, seed)
+    head = torch.from_numpy(pred).double()
+
+    def classification(scores):
+        whole = torch.cat([head[:, :5], scores], 1)
+        return region_loss(whole, torch.from_numpy(truth), region, 10**6).classification
+
+    assert torch.autograd.gradcheck(classification, (head[:, 5:].clone().requires_grad_(),))
 
 
 def test_what_is_refused():
