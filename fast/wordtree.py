@@ -186,33 +186,42 @@ def _exact(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def _nodes_first(compute: Callable[..., None], structure: str, dim: int, *inputs: Tensor) -> Tensor:
-    """The result of compute(out, *inputs, structure), which wants the nodes in dimension 0."""
-    out = torch.empty_like(inputs[0])
-    if out.device.type != "cpu":
-        compute(*(x.movedim(dim, 0) for x in (out, *inputs)), structure)
-        return out
-    if not out.numel():
-        return out
-    outer = sorted((d for d in range(out.dim()) if d != dim), key=out.stride, reverse=True)
-    inner = [d for d in outer if out.stride(d) < out.stride(dim) and out.shape[d] > 1]
-    order = (*(d for d in outer if d not in inner), dim, *inner)
-    shape = (-1, out.shape[dim], math.prod(out.shape[d] for d in inner))
-    blocks = [x.permute(order).reshape(shape) for x in (out, *inputs)]  # of `out` a view
-    if inner:
-        # One image and anchor after the other: a node's values are copied three times as quickly where they
-        # are contiguous.
-        for block in zip(*blocks, strict=True):
-            compute(*block, structure)
-        return out
-    # Nodes are neighbours in memory (channels last). Groups of one size would come from all over it, a line
-    # of the cache for a few nodes each time; so some rows after the other are turned around in the cache.
-    for piece in zip(*(x[..., 0].split(PIECE) for x in blocks), strict=True):
-        turned = [x.t().contiguous() for x in piece[1:]]
-        result = torch.empty_like(turned[0])
-        compute(result, *turned, structure)
-        piece[0].copy_(result.t())
-    return out
+def _pieces(dim: int, *tensors: Tensor) -> Iterator[tuple[int, list[Tensor]]]:
+    """The tensors, all of one shape, part by part, and which dimension of the parts the nodes are.
+
+    On a CPU a part is what is contiguous and fits the cache: the places of one image and anchor, nodes first,
+    or rows of nodes (channels last). The parts of the first tensor are views if it is dense.
+    """
+    first = tensors[0]
+    if first.device.type != "cpu":
+        yield 0, [x.movedim(dim, 0) for x in tensors]
+    elif first.numel():
+        outer = sorted((d for d in range(first.dim()) if d != dim), key=first.stride, reverse=True)
+        inner = [d for d in outer if first.stride(d) < first.stride(dim) and first.shape[d] > 1]
+        order = (*(d for d in outer if d not in inner), dim, *inner)
+        shape = (-1, first.shape[dim], math.prod(first.shape[d] for d in inner))
+        blocks = [x.permute(order).reshape(shape) for x in tensors]
+        if inner:
+            yield from ((0, [*block]) for block in zip(*blocks, strict=True))
+        else:
+            rows = (x[..., 0].split(PIECE) for x in blocks)
+            yield from ((1, [*piece]) for piece in zip(*rows, strict=True))
+
+
+def _nodes_first(compute: Callable[..., None], structure: str, dim: int, x: Tensor) -> Tensor:
+    """The result of compute(out, x, structure), which wants the nodes in dimension 0."""
+    whole = torch.empty_like(x)
+    for axis, (out, values) in _pieces(dim, whole, x):
+        if axis == 0:
+            compute(out, values, structure)
+        else:
+            # Groups of one size would come from all over a row, a line of the cache for a few nodes each
+            # time; so some rows after the other are turned around in the cache.
+            turned = values.t().contiguous()
+            result = torch.empty_like(turned)
+            compute(result, turned, structure)
+            out.copy_(result.t())
+    return whole
 
 
 def _by_size(x: Tensor, structure: str) -> Iterator[tuple[Tensor, Tensor]]:
@@ -257,11 +266,15 @@ def _softmax(out: Tensor, scores: Tensor, structure: str) -> None:
         out.index_copy_(0, nodes, score.softmax(1).to(out.dtype).flatten(0, 1))
 
 
-def _softmax_grad(out: Tensor, probs: Tensor, grad: Tensor, structure: str) -> None:
-    pairs = zip(_by_size(probs, structure), _by_size(grad, structure), strict=True)
-    for (nodes, p), (_, g) in pairs:
-        dx = p * (g - (p * g).sum(1, keepdim=True))
-        out.index_copy_(0, nodes, dx.to(out.dtype).flatten(0, 1))
+def _softmax_grad(structure: str, dim: int, probs: Tensor, grad: Tensor) -> Tensor:
+    dx, group = torch.empty_like(probs), tree_tensors(tree_of(structure), probs.device).group_of
+    for axis, (out, p, g) in _pieces(dim, dx, probs, grad):
+        p, g = p.to(_exact(p)), g.to(_exact(g))
+        shape = [*p.shape]
+        shape[axis] = len(tree_of(structure).group_sizes)
+        total = p.new_zeros(shape).index_add_(axis, group, p * g)
+        out.copy_((g - total.index_select(axis, group)).mul_(p))
+    return dx
 
 
 def _absolute(out: Tensor, conditional: Tensor, structure: str) -> None:
@@ -290,7 +303,7 @@ def _tree_softmax_grad(probs: Tensor, grad: Tensor, structure: str, dim: int) ->
         from fast.kernels.wordtree import tree_softmax_grad as kernel
 
         return kernel(probs, grad, structure, dim)
-    return _nodes_first(_softmax_grad, structure, dim, probs, grad)
+    return _softmax_grad(structure, dim, probs, grad)
 
 
 @torch.library.custom_op("yolov2::absolute_probability", mutates_args=())
