@@ -1,5 +1,6 @@
 """What a torch user would write instead, with the libraries at hand; None where a library is missing."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,7 +9,8 @@ from torch import Tensor
 
 from fast.assign import match, read_truths
 from fast.decode import decode, decode_boxes, split_head
-from reference.region import Region
+from fast.wordtree import tree_tensors
+from reference.region import Region, WordTree
 
 #: why no CUDA graph can hold an operation
 WAITS = "waits for the host"
@@ -53,8 +55,19 @@ def interpolate_each(
     return out
 
 
-def autograd_loss(pred: Tensor, truth: Tensor, region: Region, seen: int) -> Tensor:
-    """The region loss of a plain softmax head as one writes it in torch: vectorised, backward by autograd."""
+def autograd_loss(
+    pred: Tensor,
+    truth: Tensor,
+    region: Region,
+    seen: int,
+    tree_log_softmax: Callable[[Tensor, WordTree, int], Tensor] | None = None,
+    everywhere: bool = True,
+) -> Tensor:
+    """The region loss of a softmax head as one writes it in torch: vectorised, backward by autograd.
+
+    On a tree `tree_log_softmax` does the groups, `everywhere` or where a truth is; every truth has a box, and
+    a slot of its own.
+    """
     head = split_head(pred.float(), region)  # (B, A, 5+C, H, W)
     B, _, _, H, W = head.shape
     truths = read_truths(truth.to(head.dtype), region)
@@ -77,7 +90,17 @@ def autograd_loss(pred: Tensor, truth: Tensor, region: Region, seen: int) -> Ten
     noise = p_o.square().where(~responsible & ~assignment.ignore, 0).sum()
     objectness = (region.object_scale * miss + region.noobject_scale * noise) / 2
     label = truths.label[..., None]
-    classes = region.class_scale * -chosen[..., 5:].log_softmax(-1).gather(-1, label)[..., 0]
+    if region.tree is None or tree_log_softmax is None:
+        log_prob = chosen[..., 5:].log_softmax(-1).gather(-1, label)[..., 0]
+    else:
+        if everywhere:
+            log_probs = tree_log_softmax(head[:, :, 5:], region.tree, 2)
+            rows = log_probs[image, anchor, :, matches.slot // W % H, matches.slot % W]
+        else:
+            rows = tree_log_softmax(chosen[..., 5:], region.tree, 2)
+        path = tree_tensors(region.tree, pred.device).path_nodes[truths.label]
+        log_prob = rows.gather(-1, path.clamp(min=0)).where(path >= 0, 0).sum(-1)
+    classes = region.class_scale * -log_prob
     total = coordinates + objectness + classes.where(wins, 0).sum()
     if seen < region.prior_images:
         offset = (head[:, :, :2].sigmoid() - 0.5).square().sum(2) + head[:, :, 2:4].square().sum(2)
