@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from reference.region import WordTree
+from yolov2.data.classes import letters
 from yolov2.data.files import shown
 from yolov2.errors import Complaints, UserError
 from yolov2.tree.files import open_map
@@ -50,7 +51,10 @@ def class_nodes(
                 f"{shown(class_map)}: {len(nodes)} lines, but {shown(where)} has {len(names)} classes"
             )
         return nodes
-    known = known or {}
-    fresh = [name for name in names if name not in known]
-    found = dict(zip(fresh, nodes_of(fresh, tree, node_names, where, complaints), strict=True))
-    return tuple(known[name] if name in known else found[name] for name in names)
+    spelled = {letters(name): node for name, node in (known or {}).items()}
+    fresh = [name for name in names if letters(name) not in spelled]
+    try:
+        found = dict(zip(fresh, nodes_of(fresh, tree, node_names, where, complaints), strict=True))
+    except UserError as error:
+        raise UserError(f"{error}. A --map has the node of every class") from None
+    return tuple(found[name] if name in found else spelled[letters(name)] for name in names)
