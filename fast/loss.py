@@ -93,9 +93,9 @@ def _region_loss(pred: Tensor, truth: Tensor, settings: str, prior: bool) -> tup
         if kernels.fits(truth, region):
             last = layout(pred) == torch.channels_last
             return kernels.region_loss(pred, truth, region, prior, kept, last)
-    head = split_head(pred.to(_precision(pred)), region)
-    terms, grad, slots = _loss_and_gradient(head, truth.to(head.dtype), region, prior)
-    grad = grad.flatten(1, 2).to(kept, memory_format=layout(pred))
+    grad = torch.zeros_like(pred, dtype=kept, memory_format=layout(pred))
+    head, head_grad = split_head(pred, region), split_head(grad, region)
+    terms, slots = _loss_and_gradient(head, truth.to(_precision(pred)), region, prior, head_grad)
     return terms, grad, slots
 
 
@@ -121,10 +121,16 @@ def _scaled(grad: Tensor, slots: Tensor, dterms: Tensor, dtype: torch.dtype, cla
     responsible = slots >= 0
     by_term = [(xy, prior), (xy, prior), (wh, prior), (wh, prior), (objectness, noobject)]
     factors = [torch.where(responsible, total + own, total + other) for own, other in by_term]
-    scaled = grad * (total + classification)  # one pass over all channels, right for the classes
-    head = grad.unflatten(1, (-1, 5 + classes))
-    scaled.unflatten(1, (-1, 5 + classes))[:, :, :5] = head[:, :, :5] * torch.stack(factors, 2)
-    return scaled.to(dtype, memory_format=layout(grad))
+    scaled = torch.empty_like(grad, dtype=dtype, memory_format=layout(grad))
+    head, out = (x.unflatten(1, (-1, 5 + classes)) for x in (grad, scaled))
+    for anchor, result in zip(head.unbind(1), out.unbind(1), strict=True):
+        # one pass over all channels, right for the classes
+        if grad.dtype == dtype:
+            torch.mul(anchor, total + classification, out=result)
+        else:  # rounded from a copy
+            result.copy_(anchor * (total + classification))
+    out[:, :, :5] = head[:, :, :5] * torch.stack(factors, 2)
+    return scaled
 
 
 @_scaled.register_fake
@@ -151,12 +157,17 @@ _region_loss.register_autograd(_backward, setup_context=_setup)
 
 
 def _loss_and_gradient(
-    head: Tensor, truth: Tensor, region: Region, prior: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The terms, the gradient of their total by the head (B, A, 5+C, H, W), and slots: in torch."""
+    head: Tensor, truth: Tensor, region: Region, prior: bool, grad: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The terms and slots, in torch. The gradient of their total by the head is written into `grad`.
+
+    Both are (B, A, 5+C, H, W), the gradient all zero before. Thousands of classes are read at the few slots
+    that answer for a truth: of a head in half precision nothing else is copied to float32.
+    """
     B, A, _, H, W = head.shape
     truths = read_truths(truth, region)
-    assignment, matches = match(decode_boxes(head, region), truths, region)
+    boxes = head[:, :, :5].to(truth.dtype)  # and objectness
+    assignment, matches = match(decode_boxes(boxes, region), truths, region)
     responsible = assignment.index >= 0  # (B, A, H, W)
     quiet = ~responsible & ~assignment.ignore  # slots that must say "nothing here"
     class_slot = matches.slot
@@ -168,17 +179,16 @@ def _loss_and_gradient(
         answers = torch.zeros(B, A * H * W, dtype=torch.int32, device=head.device)
         answers.scatter_reduce_(1, place, truths.only.int(), "amax")
         answering = (answers > 0).view(B, A, H, W)
-    grad = torch.zeros_like(head)
 
     # rows of the head at the chosen slots, one per truth: (B, T, 5+C)
     image = torch.arange(B, device=head.device)[:, None]
     by_slot, by_slot_grad = head.movedim(2, -1), grad.movedim(2, -1)
     at = (image, matches.slot // (H * W), matches.slot // W % H, matches.slot % W)
-    chosen, wins = by_slot[at], matches.wins
+    chosen, wins = by_slot[at].to(truth.dtype), matches.wins
 
     # coordinates: x, y in sigmoid space, w, h in log space
-    size, wanted = head.new_tensor([W, H]), truths.boxes.where(wins[..., None], 1)
-    anchors = head.new_tensor(region.anchors)[at[1]]  # (B, T, 2), cells
+    size, wanted = boxes.new_tensor([W, H]), truths.boxes.where(wins[..., None], 1)
+    anchors = boxes.new_tensor(region.anchors)[at[1]]  # (B, T, 2), cells
     place_xy = wanted[..., :2] * size
     weight = torch.full_like(matches.iou, region.coord_scale)
     if region.box_weight == "2-wh":
@@ -193,11 +203,11 @@ def _loss_and_gradient(
 
     # objectness
     if region.background:
-        p_o = head[:, :, 4:].softmax(2)[:, :, 0]
+        p_o = head[:, :, 4:].to(truth.dtype).softmax(2)[:, :, 0]
         slope = torch.ones_like(p_o)  # Darknet passes the delta of the joint softmax on as it is
         object_target, empty_target = torch.zeros_like(matches.iou), 1.0
     else:
-        p_o = head[:, :, 4].sigmoid()
+        p_o = boxes[:, :, 4].sigmoid()
         slope = p_o * (1 - p_o)
         object_target = matches.iou if region.rescore else torch.ones_like(matches.iou)
         empty_target = 0.0
@@ -212,28 +222,29 @@ def _loss_and_gradient(
     rows.append((region.object_scale * miss * slope[at])[..., None])
 
     # prior: early in training every unclaimed prediction is pulled to its anchor in the cell's middle
-    prior_term = head.new_zeros(())
+    prior_term = boxes.new_zeros(())
     if prior:
         unclaimed = (~responsible & ~truths.only.any(1)[:, None, None, None])[:, :, None]
-        p = head[:, :, :2].sigmoid()
-        offset = torch.cat([p - 0.5, head[:, :, 2:4]], 2).where(unclaimed, 0)
+        p = boxes[:, :, :2].sigmoid()
+        offset = torch.cat([p - 0.5, boxes[:, :, 2:4]], 2).where(unclaimed, 0)
         prior_term = region.prior_scale / 2 * offset.square().sum()
+        offset[:, :, :2] *= (p * (1 - p)).where(unclaimed, 0)
         grad[:, :, :4] = region.prior_scale * offset
-        grad[:, :, :2] *= (p * (1 - p)).where(unclaimed, 0)
 
     class_at = (image, class_slot // (H * W), class_slot // W % H, class_slot % W)
-    raw = by_slot[class_at]
+    raw = by_slot[class_at].to(truth.dtype)
     classes = matches._replace(slot=class_slot, wins=wins | truths.only)
     class_losses, class_rows = _class_terms(raw, truths, classes, region)
     classification = region.class_scale * class_losses.sum()
     labelled = region.class_scale * class_losses.where(truths.only, 0).sum()
 
     # one truth writes the box part of a slot; the class parts of several (tree) do not meet
-    by_slot_grad[..., :5].index_put_(at, torch.cat(rows, -1).where(wins[..., None], 0), accumulate=True)
-    by_slot_grad[..., 5:].index_put_(class_at, region.class_scale * class_rows, accumulate=True)
+    box_rows, class_rows = torch.cat(rows, -1).where(wins[..., None], 0), region.class_scale * class_rows
+    by_slot_grad[..., :5].index_put_(at, box_rows.to(grad.dtype), accumulate=True)
+    by_slot_grad[..., 5:].index_put_(class_at, class_rows.to(grad.dtype), accumulate=True)
     total = xy + wh + objectness + noobject + prior_term + classification
     terms = torch.stack([total, xy, wh, objectness, noobject, prior_term, classification, labelled])
-    return terms, grad, 2 * assignment.index + assignment.ignore.int()
+    return terms, 2 * assignment.index + assignment.ignore.int()
 
 
 def _class_terms(raw: Tensor, truths: Truths, matches: Matches, region: Region) -> tuple[Tensor, Tensor]:
@@ -304,12 +315,12 @@ def _most_believed(head: Tensor, truths: Truths, tree: WordTree) -> Tensor:
     place = torch.zeros_like(truths.label)
     for image in truths.only.any(1).nonzero()[:, 0].tolist():
         row = int(truths.only[image].int().argmax())
-        belief = head[image, :, 4].sigmoid()
+        belief = head[image, :, 4].to(_precision(head)).sigmoid()
         # the groups on the path, not the probabilities of all nodes
         for node in tree.path(int(truths.label[image, row])):
             group = tree.group_of[node]
             start, size = 5 + tree.group_offsets[group], tree.group_sizes[group]
-            members = head[image, :, start : start + size].softmax(1)
+            members = head[image, :, start : start + size].to(belief.dtype).softmax(1)
             belief = belief * members[:, 5 + node - start]
         place[image, row] = belief.flatten().nan_to_num(0).argmax()
     return place
