@@ -15,7 +15,6 @@ from yolov2.data.dataset import Dataset, Item
 from yolov2.data.joint import CLASS_ONLY, JointBatch, Portions, joint_batches, portions
 from yolov2.errors import Complaints, UserError
 
-
 SHARES = Portions(2, 3)
 
 

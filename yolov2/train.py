@@ -162,7 +162,6 @@ class DetectionTask:
             rank=self.processes.rank,
             world=self.processes.world,
             pin=self.processes.device.type == "cuda",
-            resize=self.config.resize,
         )
         self.complaints.report()
 

@@ -16,7 +16,6 @@ from yolov2.data.dataset import Dataset
 from yolov2.data.epoch import ahead
 from yolov2.data.loader import Batch, Sample, assemble, detection_sample
 from yolov2.errors import Complaints
-from yolov2.letterbox import Mode
 
 CLASS_ONLY = 999999.0  # x and y of a row that names the class of a whole picture (SPEC 6, 15)
 
@@ -79,7 +78,6 @@ def joint_batches(
     rank: int = 0,
     world: int = 1,
     pin: bool = False,
-    resize: Mode = "letterbox",
 ) -> Iterator[JointBatch]:
     """One epoch over two sets; the sister of `yolov2.data.loader.batches`, where the arguments are explained.
 
@@ -110,15 +108,14 @@ def joint_batches(
             orders[source, turn] = np.random.default_rng([seed, source, turn]).permutation(pictures)
         return Visit(source, turn, int(orders[source, turn][place]))
 
-    def mine(source: int, number: int, pictures: int) -> list[Visit]:
+    def visits(source: int, number: int, pictures: int) -> list[Visit]:
         share, batch = shares[source], epoch * per_epoch + number
-        places = range(batch * share + share * rank // world, batch * share + share * (rank + 1) // world)
-        return [visit(source, place, pictures) for place in places]
+        return [visit(source, place, pictures) for place in range(batch * share, (batch + 1) * share)]
 
     def sample(what: Visit, shape: tuple[int, int]) -> Sample:
         if what.source == 0:
             key = [seed, what.round, what.picture]
-            return detection_sample(detection, what.picture, shape, options, key, resize)
+            return detection_sample(detection, what.picture, shape, options, key, "letterbox")
         chance = np.random.default_rng([seed, what.round, what.picture, 1])
         nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
         picture, *_ = augment(classification.pixels(what.picture), *nothing, shape, options, chance)
@@ -126,8 +123,9 @@ def joint_batches(
         return picture, row, classification.labels[[what.picture]], len(detection) + what.picture
 
     def make(number: int) -> JointBatch:
-        visits = [*mine(0, number, len(detection)), *mine(1, number, len(classification))]
+        whole = [*visits(0, number, len(detection)), *visits(1, number, len(classification))]
         side = size(number)
-        return JointBatch(*assemble(visits, (side, side), sample, complaints, pin))
+        # cut as into pieces, so that as many processes see the same batches in batch norm
+        return JointBatch(*assemble(whole[rank::world], (side, side), sample, complaints, pin))
 
     yield from ahead(make, range(start, per_epoch), workers)
