@@ -93,6 +93,8 @@ def joint_batches(
         Number of a batch in the epoch -> side of its pictures.
     per_epoch : int
         Batches of an epoch.
+    rank, world : int
+        Which of how many processes this is; each has its share of either kind, as of `JointBatch.split`.
 
     Yields
     ------
