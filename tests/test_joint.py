@@ -82,9 +82,14 @@ class TestPortions:
         assert abs(classes - wanted) <= 0.5 or min(boxes, classes) == 1
 
     def test_the_papers(self):
-        """Four without boxes to one with, at its batch of 64; an epoch lasts until all of both were seen."""
+        """Four without boxes to one with, at its batch of 64."""
         assert portions(64, 4) == (13, 51)
-        assert portions(64, 4).batches(100, 1000) == 20 and portions(64, 4).batches(1000, 100) == 77
+
+    @given(st.builds(Portions, st.integers(1, 9), st.integers(1, 9)), st.integers(1, 99), st.integers(1, 99))
+    def test_an_epoch_lasts_until_all_were_seen(self, shares, detection, classification):
+        batches = shares.batches(detection, classification)
+        seen, before = (np.multiply(n, shares) >= (detection, classification) for n in (batches, batches - 1))
+        assert seen.all() and not before.all()
 
     def test_no_room(self):
         with pytest.raises(ValueError, match="room"):
@@ -158,7 +163,7 @@ class TestSampler:
             for truth, index in zip(batch.truth[2:], batch.indices[2:], strict=True):
                 assert truth[0].tolist() == [CLASS_ONLY, CLASS_ONLY, 0, 0, (int(index) - 6) % 10]
                 assert not truth[1:].any()
-            assert (batch.truth[:2, 0, 2:4] > 0).all()
+            assert (batch.truth[:2, 0, 2:4] > 0).all() and (batch.truth[:2, :, 4] < 2).all()
 
     def test_unreadable_pictures_are_left_out_and_counted(self, tmp_path):
         detection, classification = boxed(2), Kept(Labels(3, broken=(1,)), 0)
