@@ -150,21 +150,24 @@ class TestSameBits:
         assert command(yolov2.train.main, *words[3:]) == 0
         assert_same_run(small_run, tmp_path / "train")
 
-    def test_ctrl_c_in_a_shell(self, small_data, tmp_path):
-        """A real process, a real signal."""
+    @pytest.mark.parametrize(
+        "handler, sent", [(signal.default_int_handler, signal.SIGINT), (signal.SIG_IGN, signal.SIGTERM)]
+    )
+    def test_signals_of_a_shell(self, small_data, tmp_path, handler, sent):
+        """A real process, a real signal: Ctrl-C, and `kill` for what `nohup ... &` made deaf to Ctrl-C."""
         words = [sys.executable, "-m", "yolov2.train", "--data", small_data, "--project", tmp_path, *TINY]
         process = subprocess.Popen(
             [*words, "--epochs", "9999"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
-            # as in a shell's foreground, however these tests were started
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+            # as in a shell's foreground or background, however these tests were started
+            preexec_fn=lambda: signal.signal(signal.SIGINT, handler),
         )
         patience = time.monotonic() + 60
         while not (tmp_path / "train" / "results.csv").exists() and time.monotonic() < patience:
             time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(sent)
         _, err = process.communicate(timeout=60)
         assert process.returncode == 130
         hint = f"stopped and saved; go on with: python -m yolov2.train --resume {tmp_path / 'train'}"

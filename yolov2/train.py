@@ -346,7 +346,7 @@ def build(config: TrainConfig, train_set: Dataset, words: Words | None = None) -
     recipe = find_recipe(config.model)
     head: dict[str, Any] = {"classes": len(train_set.names), "class_map": None} | config.loss
     if words:
-        on_tree = {"class_activation": "tree", "tree": words.tree}
+        on_tree = {"class_activation": "tree", "tree": words.tree, "background": False}
         head |= {"classes": len(words.names), "class_map": words.nodes} | on_tree
     anchors = choose_anchors(config, train_set, config.imgsz)
     region = dataclasses.replace(recipe.region, anchors=anchors, **head)

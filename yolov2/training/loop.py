@@ -487,12 +487,20 @@ class Trainer:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Let SIGTERM, a scheduler's farewell, do what Ctrl-C does."""
+    """Let SIGTERM, a scheduler's farewell, do what Ctrl-C does, also in a shell's background.
+
+    There Ctrl-C is ignored from the start, and what stands for it would be too.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = signal.signal(signal.SIGTERM, lambda number, frame: os.kill(os.getpid(), signal.SIGINT))
+    ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    if ignored:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+        if ignored:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
