@@ -123,46 +123,28 @@ class DetectionTask:
 
     def batches(self, epoch: int, start: int) -> Iterator[Batch]:
         """This process's share of every update."""
-        if self.joint:
-            yield from self.joint_batches(self.joint, epoch, start)
-            return
-        first, cuda = epoch * self.plan.per_epoch, self.processes.device.type == "cuda"
+        config, processes, plan = self.config, self.processes, self.plan
+        first = epoch * plan.per_epoch
+        how = (lambda number: self.sizes(first + number)), config.augment
         same: dict[str, Any] = {
-            "seed": self.config.seed,
+            "seed": config.seed,
             "epoch": epoch,
-            "shuffle": True,
-            "drop_last": True,
             "start": start,
-            "rank": self.processes.rank,
-            "world": self.processes.world,
+            "rank": processes.rank,
+            "world": processes.world,
         }
-        what = self.plan.per_update, lambda number: self.sizes(first + number), self.config.augment
-        if isinstance(self.train_set, DeviceDataset):
-            yield from device_batches(self.train_set, *what, **same)
+        loaded = same | {
+            "workers": config.workers or 0,
+            "complaints": self.complaints,
+            "pin": processes.device.type == "cuda",
+        }
+        whole: dict[str, Any] = {"shuffle": True, "drop_last": True}
+        if self.joint:
+            yield from joint_batches(self.train_set, *self.joint, *how, **loaded, per_epoch=plan.per_epoch)
+        elif isinstance(self.train_set, DeviceDataset):
+            yield from device_batches(self.train_set, plan.per_update, *how, **same, **whole)
         else:
-            same |= {"workers": self.config.workers, "complaints": self.complaints}
-            yield from batches(self.train_set, *what, **same, pin=cuda)
-        self.complaints.report()
-
-    def joint_batches(self, joint: Joint, epoch: int, start: int) -> Iterator[Batch]:
-        """The same with pictures that have no boxes among them."""
-        first = epoch * self.plan.per_epoch
-        yield from joint_batches(
-            self.train_set,
-            joint.pictures,
-            joint.portions,
-            lambda number: self.sizes(first + number),
-            self.config.augment,
-            seed=self.config.seed,
-            epoch=epoch,
-            per_epoch=self.plan.per_epoch,
-            workers=self.config.workers or 0,
-            complaints=self.complaints,
-            start=start,
-            rank=self.processes.rank,
-            world=self.processes.world,
-            pin=self.processes.device.type == "cuda",
-        )
+            yield from batches(self.train_set, plan.per_update, *how, **loaded, **whole)
         self.complaints.report()
 
     def loss(self, outputs: Tensor, batch: Batch, seen: int) -> Tensor:

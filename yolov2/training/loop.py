@@ -314,6 +314,10 @@ class Trainer:
         KeyboardInterrupt
             On Ctrl-C or SIGTERM, after the run was saved.
         """
+        with _terminable():
+            self._run()
+
+    def _run(self) -> None:
         columns = (*self.task.parts, self.task.metric, "seconds")
         first = self.processes.first
         self.log = Log(self.folder, columns, self.progress.epoch, self.progress.step) if first else None
@@ -330,9 +334,8 @@ class Trainer:
             disable=not first,
         )
         try:
-            with _terminable():
-                while self.progress.epoch < plan.epochs:
-                    self._epoch()
+            while self.progress.epoch < plan.epochs:
+                self._epoch()
         except KeyboardInterrupt:
             with uninterrupted():
                 self._settle(0)
