@@ -138,13 +138,14 @@ class DetectionTask:
             "complaints": self.complaints,
             "pin": processes.device.type == "cuda",
         }
-        whole: dict[str, Any] = {"shuffle": True, "drop_last": True}
         if self.joint:
             yield from joint_batches(self.train_set, *self.joint, *how, **loaded, per_epoch=plan.per_epoch)
         elif isinstance(self.train_set, DeviceDataset):
-            yield from device_batches(self.train_set, plan.per_update, *how, **same, **whole)
+            same |= {"shuffle": True, "drop_last": True}
+            yield from device_batches(self.train_set, plan.per_update, *how, **same)
         else:
-            yield from batches(self.train_set, plan.per_update, *how, **loaded, **whole)
+            loaded |= {"shuffle": True, "drop_last": True}
+            yield from batches(self.train_set, plan.per_update, *how, **loaded)
         self.complaints.report()
 
     def loss(self, outputs: Tensor, batch: Batch, seen: int) -> Tensor:
