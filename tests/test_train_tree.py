@@ -87,7 +87,7 @@ class TestARun:
         assert "labelled" not in results(folder)[0]  # there was nothing of the kind
 
     def test_the_tree_of_a_cfg_file(self, small_data, tmp_path):
-        """Its names lie beside it; its own map, of other data, is none of this."""
+        """Its names lie beside it; a map that is of other data does not count."""
         layers = [*LAYERS[:2], *LAYERS[1:2] * 3, *LAYERS[-2:]]
         write_cfg(tmp_path / "net.cfg", Config(Net(64, 64, 3), layers, HeadTraining()))
         (tmp_path / "net.names").write_text("\n".join(NAMES))
@@ -95,6 +95,18 @@ class TestARun:
         model = Detector.load(folder / "best.safetensors")
         assert (model.names, model.region.tree) == (NAMES, TREE)
         assert model.class_nodes == {"blue": BLUE, "red": RED}
+
+    def test_the_map_of_yolo9000_cfg(self, tmp_path):
+        """It has a node for each of COCO's classes, whatever the nodes are called."""
+        region = replace(LAYERS[-1], class_map=(GREEN, *[COLD] * 78, ORANGE))
+        layers = [*LAYERS[:2], *LAYERS[1:2] * 3, LAYERS[-2], region]
+        write_cfg(tmp_path / "net.cfg", Config(Net(64, 64, 3), layers, HeadTraining()))
+        for split in ("train", "val"):
+            objects = [("person", (5, 5, 40, 40)), ("toothbrush", (9, 9, 60, 60)), ("n5", (0, 9, 30, 60))]
+            add_picture(tmp_path / "data" / split, split, objects)
+        flags = ("--model", tmp_path / "net.cfg", "--epochs", "1")
+        model = Detector.load(run(tmp_path / "data", tmp_path, "run", *flags) / "best.safetensors")
+        assert model.class_nodes == {"n5": BLUE, "person": GREEN, "toothbrush": ORANGE}
 
     def test_pictures_that_cannot_be_read(self, small_data, words, joint, tmp_path, capsys):
         shutil.copytree(words[1], tmp_path / "set")

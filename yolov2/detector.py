@@ -17,8 +17,8 @@ from fast.wordtree import node_paths
 from reference.layers import Grid
 from reference.region import Region, TreeRule
 from yolov2.model import Model, Options, Picture, check_options, input_size, letterboxes, pick_device
-from yolov2.names import COCO_NAMES
 from yolov2.results import Results, from_found
+from yolov2.tree.classes import coco_nodes
 
 __all__ = ["Detector", "Found", "Paths", "check_options", "pick_device"]
 
@@ -85,13 +85,10 @@ class Detector(Model):
     @property
     def class_nodes(self) -> dict[str, int]:
         """The nodes that detection classes were mapped to in training, by the name of the class."""
-        mapped = self.config.get("mapped")
-        nodes = self.region.class_map
-        if nodes is None:
-            return {}
-        if not isinstance(mapped, list) or len(mapped) != len(nodes):  # Darknet's own, which has no names
-            mapped = COCO_NAMES if len(nodes) == len(COCO_NAMES) else []
-        return dict(zip(map(str, mapped), nodes, strict=False))
+        mapped, nodes = self.config.get("mapped"), self.region.class_map or ()
+        if isinstance(mapped, list) and len(mapped) == len(nodes):
+            return dict(zip(map(str, mapped), nodes, strict=True))
+        return coco_nodes(nodes)
 
     def for_classes(self, names: Sequence[str], nodes: Sequence[int]) -> "Detector":
         """The same network looking for some nodes of its tree, which are called `names`.

@@ -45,7 +45,7 @@ from yolov2.training.loop import Plan, Trainer
 from yolov2.training.resume import resume
 from yolov2.training.sizes import Sizes
 from yolov2.transfer import load_trained, start_from
-from yolov2.tree.classes import class_nodes
+from yolov2.tree.classes import class_nodes, coco_nodes
 from yolov2.tree.files import open_node_names, open_tree
 
 CACHE_BYTES = 4 << 30  # pictures are kept decoded as long as they fit
@@ -355,7 +355,8 @@ def _open_words(config: TrainConfig, train_set: Dataset, resumed: Checkpoint | N
         region = resumed.head
         assert isinstance(region, Region)
         return Words(region.tree, resumed.names, region.class_map or ()) if region.tree else None
-    tree = open_tree(config.tree) if config.tree else find_recipe(config.model).region.tree
+    own = find_recipe(config.model).region
+    tree = open_tree(config.tree) if config.tree else own.tree
     if tree is None:
         if config.model == "yolo9000":
             raise UserError("--model yolo9000: needs a --tree, such as Darknet's 9k.tree")
@@ -366,7 +367,8 @@ def _open_words(config: TrainConfig, train_set: Dataset, resumed: Checkpoint | N
     complaints = Complaints()
     names = open_node_names(tree, config.tree or config.model, config.names)
     where = config.data or "the built-in set"
-    nodes = class_nodes(train_set.names, tree, names, where, complaints, config.map)
+    known = {} if config.tree else coco_nodes(own.class_map or ())
+    nodes = class_nodes(train_set.names, tree, names, where, complaints, config.map, known)
     complaints.report()
     return Words(tree, names, nodes)
 

@@ -7,6 +7,7 @@ from reference.region import WordTree
 from yolov2.data.classes import letters
 from yolov2.data.files import shown
 from yolov2.errors import Complaints, UserError
+from yolov2.names import COCO_NAMES
 from yolov2.tree.files import open_map
 from yolov2.tree.nodes import nodes_of
 
@@ -37,7 +38,7 @@ def class_nodes(
     class_map : Path, optional
         A file that says it, a line per class.
     known : mapping of str to int, optional
-        What a network was trained with; it goes before the names of the nodes.
+        What a network was trained with, or its cfg file says; it goes before the names of the nodes.
 
     Raises
     ------
@@ -58,3 +59,8 @@ def class_nodes(
     except UserError as error:
         raise UserError(f"{error}. A --map has the node of every class") from None
     return tuple(found[name] if name in found else spelled[letters(name)] for name in names)
+
+
+def coco_nodes(class_map: Sequence[int]) -> dict[str, int]:
+    """The nodes of COCO's classes by a cfg file's map, which has no names; none if it is not of as many."""
+    return dict(zip(COCO_NAMES, class_map, strict=True)) if len(class_map) == len(COCO_NAMES) else {}
