@@ -268,8 +268,10 @@ class TestRefused:
 
     def test_on_resume(self, finished, words, tmp_path, capsys):
         """What a run was begun with it goes on with."""
-        for flag, value in (("--tree", words[0]), ("--classification", words[1]), ("--ratio", "2")):
+        for flag, value in (("--tree", words[0]), ("--map", words[1]), ("--ratio", "2")):
             assert_refused(capsys, main, "--resume", finished, flag, value, names=(flag, "--resume"))
+        argv = ("--resume", finished, "--cache", "device")
+        assert_refused(capsys, main, *argv, names=("--cache device", "memory"))
 
 
 def test_a_background_class_has_no_place_on_a_tree(small_data, monkeypatch):

@@ -221,7 +221,7 @@ def train(config: TrainConfig) -> TrainResult:
     Parameters
     ----------
     config : TrainConfig
-        The settings; ``config.resume`` takes all but those in `LoopConfig.RESUMABLE` from that run.
+        The settings; ``config.resume`` takes all but those in `TrainConfig.RESUMABLE` from that run.
 
     Returns
     -------

@@ -97,6 +97,7 @@ class TrainConfig(LoopConfig):
     )
 
     PATHS = (*LoopConfig.PATHS, "classification", "tree", "names", "map")
+    RESUMABLE = (*LoopConfig.RESUMABLE, "classification")
 
     def __post_init__(self):
         super().__post_init__()

@@ -206,7 +206,7 @@ def _open_folders(
     data: Path, split: str, names: tuple[str, ...] | None, complaints: Complaints
 ) -> ClassificationSet:
     if not is_folder(data):
-        raise UserError(f"{data}: no such folder; unpack the data set there or correct --data")
+        raise UserError(f"{data}: no such folder; unpack the data set there or correct the path")
     parts = _class_folders(data)
     everything = sorted({name for folders in parts.values() for name in folders})
     index = ClassIndex(checked_names(everything, data) if names is None else names, complaints.note)

@@ -52,4 +52,7 @@ def resume(config: Config, kind: type[Model]) -> tuple[Config, Checkpoint]:
     given = {name: getattr(config, name) for name in config.RESUMABLE}
     kept = {name: value for name, value in given.items() if value is not None}
     data = given["data"] or training_data(checkpoint.config, path)
-    return replace(begun, **kept | {"data": data, "resume": path}), checkpoint
+    try:
+        return replace(begun, **kept | {"data": data, "resume": path}), checkpoint
+    except ValueError as error:  # what may change does not go with what may not
+        raise UserError(str(error)) from None
