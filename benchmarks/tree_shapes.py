@@ -194,7 +194,7 @@ def main() -> None:
     parser.add_argument("--nominal-batch", type=int, default=16)
     parser.add_argument("--ratio", type=float, default=1.0, help="labelled pictures to one with boxes")
     parser.add_argument("--assumed-iou", type=float, default=0.3, help="0 is Darknet's since July 2017")
-    parser.add_argument("--lr", type=float, default=0.01)
+    parser.add_argument("--lr", type=float, help="none is the model's; at .01 squares stay below .5")
     args = vars(parser.parse_args())
     evaluation = demonstrate(args.pop("out"), joint=not args.pop("boxes_only"), **args)
     print(evaluation.table())
