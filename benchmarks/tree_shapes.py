@@ -20,8 +20,8 @@ after others had been tried: in pairs with another, a star had an AP of .10 to .
 triangle of .07 to .53.
 
 With seeds 0 and 1 circles have .75 and .71, squares .72 and .76; without the labelled pictures they have .04
-and .00 (seed 0). On other held-out pictures, by which nothing was chosen, circles have .73 and .79, squares .67
-and .72, and .03 and .06 without. Scores are low: at detect's threshold of .25 about half of them are found.
+and .00 (seed 0). On other held-out pictures, by which nothing was chosen, circles have .73 and .79, squares
+.67 and .72; without, .03 and .06. Scores are low: at detect's threshold of .25 about half of them are found.
 """
 
 import argparse
