@@ -241,8 +241,8 @@ MUTATIONS = [
     (
         "the answer is punished",
         "loss",
-        "quiet &= a * (H * W) + cell != answer",
-        "quiet &= answer >= -1 + 0 * cell",
+        "answers = inside & (a * (H * W) + cell == answer)",
+        "answers = inside & (cell < 0 * answer)",
         class_only,
     ),
     (
