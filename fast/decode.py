@@ -1,6 +1,6 @@
 """Raw head to boxes, objectness and class probabilities, dense or thresholded (SPEC 1, 8)."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -304,12 +304,13 @@ def decode_candidates(
 def _decode_candidates(
     pred: Tensor, settings: str, conf: float, capacity: int, tree_threshold: float, tree_rule: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    rule: Any = tree_rule  # an operator takes no Literal
     region = region_of(settings)
     if use_triton(pred) and pred.dtype in DTYPES:
         from fast.kernels.decode import decode_candidates as kernel
 
-        return kernel(pred, region, conf, capacity, tree_threshold, tree_rule)  # type: ignore[arg-type]
-    box, best, label = _best_classes(pred, region, conf, tree_threshold, tree_rule)  # type: ignore[arg-type]
+        return kernel(pred, region, conf, capacity, tree_threshold, rule)
+    box, best, label = _best_classes(pred, region, conf, tree_threshold, rule)
     keep = best > 0
     row = keep.cumsum(1) - 1
     row = torch.where(keep & (row < capacity), row, capacity)  # one row too many takes what is left over
