@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from reference.layers import Softmax
 from reference.region import WordTree
 from yolov2.checkpoint import Checkpoint, load_checkpoint, reading, training_data
 from yolov2.classifier import Classifier, label_loss
@@ -185,7 +186,8 @@ def _pretrain(config: PretrainConfig, together: Processes) -> PretrainResult:
     trained = load_trained(config.weights, config.cfg) if config.weights and not last else None
     names: tuple[str, ...] | None
     if last:
-        names, tree = last.names, last.head.tree  # type: ignore[union-attr]
+        assert isinstance(last.head, Softmax)
+        names, tree = last.names, last.head.tree
     else:
         names, tree = together.from_first(open_nodes(config) if together.first else None)
     complaints = Complaints()
