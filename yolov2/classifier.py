@@ -66,14 +66,13 @@ class Classifier(Model):
         flat, tree = outputs.flatten(1).float(), self.tree
         return flat.softmax(1) if tree is None else leaf_probability(tree_softmax(flat, tree), tree)
 
-    def _interpret(
-        self,
-        outputs: Tensor,
-        pictures: Sequence[Picture],
-        size: tuple[int, int],
-        options: Options,
+    def _rows(self, outputs: Tensor, options: Options) -> Tensor:
+        return self._probabilities(outputs)
+
+    def _read_rows(
+        self, rows: np.ndarray, pictures: Sequence[Picture], size: tuple[int, int]
     ) -> list[Tensor]:
-        return list(self._probabilities(outputs).cpu())
+        return list(torch.from_numpy(rows))
 
     def _result(
         self, found: Tensor, picture: Picture, names: dict[int, str], path: str, speed: dict[str, float]

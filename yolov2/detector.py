@@ -147,30 +147,44 @@ class Detector(Model):
         while group := list(islice(pictures, batch)):
             yield from zip(group, self(group, **options), strict=True)
 
+    @property
+    def has_rows(self) -> bool:
+        """Not where a tree is descended: paths are of any length."""
+        return isinstance(self.head, Grid) or self.head.tree is None or self.nodes is not None
+
     def _interpret(
         self, outputs: Tensor, pictures: Sequence[Picture], size: tuple[int, int], options: Options
     ) -> list[Found]:
-        paths: list[Paths] | None = None
+        if self.has_rows:
+            return super()._interpret(outputs, pictures, size, options)
+        found, paths = tree_detections(outputs, self.region, options)
+        results = self._read_rows(_as_rows(found).cpu().numpy(), pictures, size)
+        return [result._replace(paths=path) for result, path in zip(results, paths, strict=True)]
+
+    def _rows(self, outputs: Tensor, options: Options) -> Tensor:
         conf, iou, max_det, *_ = options
-        if isinstance(self.head, Grid) or self.head.tree is None:
-            found = raw_detections(outputs, self.head, conf, iou, max_det)
-        elif self.nodes is not None:
-            found = detect(outputs, self.head, conf, iou, max_det, detection_map=self.nodes)
-        else:
-            found, paths = tree_detections(outputs, self.head, options)
+        if self.nodes is not None:
+            return _as_rows(detect(outputs, self.region, conf, iou, max_det, detection_map=self.nodes))
+        return _as_rows(raw_detections(outputs, self.head, conf, iou, max_det))
+
+    def _read_rows(self, rows: np.ndarray, pictures: Sequence[Picture], size: tuple[int, int]) -> list[Found]:
         results = []
-        for i, (box, n) in enumerate(
-            zip(letterboxes(pictures, size, self.resize), found.count.tolist(), strict=True)
-        ):
-            parts = box.undo(found.boxes[i, :n].float()), found.scores[i, :n].float(), found.classes[i, :n]
-            boxes, scores, classes = (part.cpu().numpy() for part in parts)
-            results.append(Found(boxes, scores, classes, paths[i] if paths else None))
+        for box, row in zip(letterboxes(pictures, size, self.resize), rows, strict=True):
+            n = int(row[0])
+            boxes, scores, classes = np.split(row[1:].reshape(-1, 6)[:n], (4, 5), axis=1)
+            results.append(Found(box.undo(boxes), scores[:, 0].copy(), classes[:, 0].astype(np.int64)))
         return results
 
     def _result(
         self, found: Found, picture: Picture, names: dict[int, str], path: str, speed: dict[str, float]
     ) -> Results:
         return from_found(found, picture, names, path, dict(speed))
+
+
+def _as_rows(found: Detections) -> Tensor:
+    """(B, 1 + 6*max_det) float32: the count, then box, score and class of each; classes are exact to 2^24."""
+    fields = (found.boxes.float(), found.scores.float()[..., None], found.classes.float()[..., None])
+    return torch.cat([found.count.float()[:, None], torch.cat(fields, 2).flatten(1)], 1)
 
 
 def raw_detections(

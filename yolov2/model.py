@@ -1,11 +1,9 @@
 """A network with all it takes to use it, as `yolov2.load` returns it: names, input size, resize mode."""
 
 import re
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -13,16 +11,17 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from reference.layers import Connected, Grid, Head, Layer, Local, Softmax, output_shapes
 from reference.region import TreeRule
 from yolov2.checkpoint import Checkpoint, load_checkpoint, load_state, reading, save_checkpoint
 from yolov2.errors import UserError
+from yolov2.inference.engines import EngineName, Precision
+from yolov2.inference.predictor import Predictor
 from yolov2.letterbox import Letterbox, Mode, network_input
 from yolov2.network import BatchNormForm, Network
 from yolov2.results import Results
-from yolov2.sources import Order, Source, open_source
+from yolov2.sources import Order
 
 Picture = Image.Image | np.ndarray
 FIXED = (Connected, Local, Grid)  # records made for one size of input
@@ -106,6 +105,7 @@ class Model(ABC):
     resize: Mode = "letterbox"
     config: dict[str, Any] = field(default_factory=dict)
     progress: dict[str, Any] = field(default_factory=dict)
+    _predictors: dict[Any, Any] = field(default_factory=dict, init=False, compare=False)
 
     #: the head records it knows the meaning of
     HEADS: ClassVar[tuple[type[Head], ...]]
@@ -223,6 +223,8 @@ class Model(ABC):
         progress: bool = True,
         tree_threshold: float = 0.5,
         tree_rule: TreeRule = "darknet",
+        engine: EngineName = "auto",
+        precision: Precision = "auto",
     ) -> list[Results] | Iterator[Results]:
         """What is in pictures.
 
@@ -251,6 +253,8 @@ class Model(ABC):
             Show a bar when it takes more than two seconds.
         tree_threshold, tree_rule
             How a tree of classes is descended, see `Options`.
+        engine, precision
+            What runs the network, see `yolov2.inference.predictor.Predictor`, which has more options.
 
         Returns
         -------
@@ -260,18 +264,36 @@ class Model(ABC):
         Raises
         ------
         UserError
-            If a source does not exist or cannot be read.
+            If a source does not exist or cannot be read, or the engine is not usable here.
         ValueError, TypeError
             If an option or a source has no meaning, or the network cannot take that `imgsz`.
         """
-        options = Options(conf, iou, max_det, tree_threshold, tree_rule)
-        check_options(conf, iou, max_det, batch, tree_threshold)
-        size = input_size(self.imgsz if imgsz is None else imgsz)
-        if imgsz is not None:
-            self.check_size(imgsz)
-        pictures = source if isinstance(source, Source) else open_source(source, order)
-        results = self._results(pictures, size, options, batch, progress)
-        return results if stream or pictures.streaming else list(results)
+        return self.predictor(engine, precision).predict(
+            source,
+            conf,
+            iou,
+            max_det,
+            imgsz,
+            batch,
+            order,
+            stream,
+            progress,
+            tree_threshold,
+            tree_rule,
+        )
+
+    def predictor(self, engine: EngineName = "auto", precision: Precision = "auto") -> Predictor:
+        """This model made ready to run, see `yolov2.inference.predictor.Predictor`.
+
+        It is kept, and made anew when the weights have changed since.
+        """
+        tensors = (*self.network.parameters(), *self.network.buffers())
+        versions = tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors)
+        state = self.device, tuple(map(id, self.network.layers)), versions
+        known = self._predictors.get((engine, precision))
+        if known is None or known[0] != state:
+            known = self._predictors[engine, precision] = state, Predictor(self, engine, precision)
+        return known[1]
 
     def check_size(self, imgsz: int | tuple[int, int]) -> None:
         """Complain about an input that the network cannot take.
@@ -294,47 +316,28 @@ class Model(ABC):
                 kind = type(layer).__name__
                 raise ValueError(f"imgsz: {imgsz}, but layer {index} ({kind}) is made for {self.imgsz}")
 
-    def _results(
-        self,
-        source: Source,
-        size: tuple[int, int],
-        options: "Options",
-        batch: int,
-        bar: bool,
-    ) -> Iterator[Results]:
-        frames = iter(source)
-        named = dict(enumerate(self.names))
-        shown = tqdm(total=source.count, desc="predicting", unit="img", delay=2, leave=False, disable=not bar)
-        with shown:
-            while group := list(islice(frames, 1 if source.streaming else batch)):
-                here = [frame.picture for frame in group]
-                times = [time.perf_counter()]
-                with torch.inference_mode():  # results are made outside, for users may write to them
-                    images = self._input(here, size)
-                    times.append(time.perf_counter())
-                    outputs = self.network.eval()(images)
-                    times.append(time.perf_counter())
-                    found = self._interpret(outputs, here, size, options)
-                    times.append(time.perf_counter())
-                spent = [1000 * (b - a) / len(group) for a, b in pairwise(times)]
-                speed = dict(zip(("preprocess", "inference", "postprocess"), spent, strict=True))
-                for frame, what in zip(group, found, strict=True):
-                    yield self._result(what, frame.picture, named, frame.path, speed)
-                shown.update(len(group))
-
     def _input(self, pictures: Sequence[Picture], size: tuple[int, int]) -> Tensor:
         """The network's input (B, 3, height, width) for pictures of any sizes."""
         return network_input(pictures, *size, self.resize, self.device)
 
-    @abstractmethod
+    @property
+    def has_rows(self) -> bool:
+        """Whether what is found in a picture fits a row of fixed length, which a CUDA graph can write."""
+        return True
+
     def _interpret(
-        self,
-        outputs: Tensor,
-        pictures: Sequence[Picture],
-        size: tuple[int, int],
-        options: "Options",
+        self, outputs: Tensor, pictures: Sequence[Picture], size: tuple[int, int], options: "Options"
     ) -> list[Any]:
         """What raw outputs say about each picture."""
+        return self._read_rows(self._rows(outputs, options).cpu().numpy(), pictures, size)
+
+    @abstractmethod
+    def _rows(self, outputs: Tensor, options: "Options") -> Tensor:
+        """What is found, float32 (B, ...), on the device of the raw outputs; nothing waits for it."""
+
+    @abstractmethod
+    def _read_rows(self, rows: np.ndarray, pictures: Sequence[Picture], size: tuple[int, int]) -> list[Any]:
+        """What such rows say about each picture, on the host."""
 
     @abstractmethod
     def _result(

@@ -1,0 +1,144 @@
+"""From the bytes of a batch to its results without a word from the host: one CUDA graph per batch and size.
+
+    pinned bytes --upload stream--> buffer --graph: letterbox, network, detections--> rows --> pinned rows
+
+There are two buffers with a graph each, so that a batch is uploaded while the one before is computed. The
+host waits once a batch, for the rows.
+"""
+
+import threading
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fast.letterbox import Packed
+
+#: so often everything runs before it is captured: kernels get compiled and algorithms chosen
+WARM_UPS = 3
+SLOTS = 2
+
+
+class Pending(NamedTuple):
+    """Rows that are on their way to the host."""
+
+    rows: Tensor
+    done: Any  # torch.cuda.Event; None on a CPU
+
+    def wait(self) -> np.ndarray:
+        """The rows, when they have arrived."""
+        if self.done is not None:
+            self.done.synchronize()
+        return self.rows.numpy()
+
+
+class Pipeline:
+    """One function of packed pictures, captured for one number of them and one size of input.
+
+    Parameters
+    ----------
+    run : callable
+        From `Packed` on the device to a tensor there; the same operations every time.
+    pictures, width, height : int
+        The shape that it is captured for; sizes in pixels.
+    capacity : int
+        Bytes of the longest buffer that fits.
+    device : torch.device
+        On a CPU nothing is captured; `run` is called.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Packed], Tensor],
+        pictures: int,
+        width: int,
+        height: int,
+        capacity: int,
+        device: torch.device,
+    ):
+        self.capacity = capacity
+        self._lock = threading.Lock()
+        self._cuda = device.type == "cuda"
+        self._run = run
+        if self._cuda:
+            self._upload, self._compute = torch.cuda.Stream(device), torch.cuda.Stream(device)
+        self._slots: list[_Slot] = []
+        self._turn = 0
+        self._shape = pictures, width, height
+        self._device = device
+
+    def submit(self, packed: Packed) -> Pending:
+        """Begin with a batch; any thread may.
+
+        Parameters
+        ----------
+        packed : Packed
+            On the host, of the shape of this pipeline; the copy overlaps with other work if it is pinned.
+
+        Returns
+        -------
+        Pending
+            Its `wait` returns the rows, in memory of their own.
+        """
+        with self._lock, torch.inference_mode():
+            if len(self._slots) < SLOTS:
+                self._slots.append(self._slot(packed))
+            slot = self._slots[self._turn % len(self._slots)]
+            self._turn += 1
+            length = len(packed.buffer)
+            if not self._cuda:
+                slot.packed.buffer[:length].copy_(packed.buffer)
+                return Pending(self._run(slot.packed).clone(), None)
+            with torch.cuda.stream(self._upload):
+                self._upload.wait_event(slot.free)  # its last batch has been computed
+                slot.packed.buffer[:length].copy_(packed.buffer, non_blocking=True)
+            self._compute.wait_stream(self._upload)
+            with torch.cuda.stream(self._compute):
+                slot.graph.replay()
+                rows = torch.empty(slot.rows.shape, dtype=slot.rows.dtype, pin_memory=True)
+                rows.copy_(slot.rows, non_blocking=True)
+                slot.free.record()
+                done = torch.cuda.Event()
+                done.record()
+            return Pending(rows, done)
+
+    def _slot(self, example: Packed) -> "_Slot":
+        buffer = torch.zeros(self.capacity, dtype=torch.uint8, device=self._device)
+        buffer[: len(example.buffer)].copy_(example.buffer)
+        packed = Packed(buffer, *self._shape)
+        if not self._cuda:
+            return _Slot(packed)
+        torch.cuda.synchronize(self._device)
+        with torch.cuda.stream(self._compute), torch.backends.cudnn.flags(enabled=True, benchmark=True):
+            for _ in range(WARM_UPS):
+                self._run(packed)
+            torch.cuda.synchronize(self._device)
+            graph = torch.cuda.CUDAGraph()
+            # other threads may go on using the GPU meanwhile
+            with torch.cuda.graph(graph, stream=self._compute, capture_error_mode="thread_local"):
+                rows = self._run(packed)
+        free = torch.cuda.Event()
+        free.record(self._compute)
+        return _Slot(packed, graph, rows, free)
+
+
+class _Slot(NamedTuple):
+    """A buffer, and the graph that reads it and writes `rows`."""
+
+    packed: Packed
+    graph: Any = None
+    rows: Any = None
+    free: Any = None  # an event: the graph is through with the buffer
+
+
+def capacity_for(length: int) -> int:
+    """Room for `length` bytes and a little more, one of few sizes: growing means capturing again."""
+    return max(1 << 20, 1 << (length - 1).bit_length())
+
+
+def on_device(device: torch.device) -> Any:
+    """`torch.cuda.device`, or nothing on a CPU."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
