@@ -47,6 +47,19 @@ class GridStatistics(NamedTuple):
     """how many"""
 
 
+class GridLoss(NamedTuple):
+    """Terms of the loss, each summed over the batch."""
+
+    total: np.floating
+    xy: np.floating
+    wh: np.floating
+    objectness: np.floating
+    """confidence of responsible boxes"""
+    noobject: np.floating
+    """confidence of all others"""
+    classification: np.floating
+
+
 def split_grid(flat: np.ndarray, grid: Grid) -> GridParts:
     """Views of the classes, confidences and boxes inside the (B, outputs) vectors.
 
@@ -266,7 +279,7 @@ def grid_targets(output: np.ndarray, truth: np.ndarray, grid: Grid) -> tuple[np.
     return target, weight
 
 
-def grid_loss(output: np.ndarray, truth: np.ndarray, grid: Grid) -> np.floating:
+def grid_loss(output: np.ndarray, truth: np.ndarray, grid: Grid) -> GridLoss:
     """Half the weighted squared error, summed over the batch (SPEC 11; paper 1, eq. 3).
 
     Parameters
@@ -280,14 +293,23 @@ def grid_loss(output: np.ndarray, truth: np.ndarray, grid: Grid) -> np.floating:
 
     Returns
     -------
-    scalar float
+    GridLoss
     """
     target, weight = grid_targets(output, truth, grid)
-    return (weight * (target - output) ** 2).sum() / 2
+    classes, confidence, boxes = split_grid(weight * (target - output) ** 2 / 2, grid)
+    responsible = assign_grid(output, truth, grid)[0][..., None] == np.arange(grid.boxes)
+    terms = (
+        boxes[..., :2].sum(),
+        boxes[..., 2:].sum(),
+        confidence[responsible].sum(),
+        confidence[~responsible].sum(),
+        classes.sum(),
+    )
+    return GridLoss(sum(terms), *terms)
 
 
 def grid_loss_grad(output: np.ndarray, truth: np.ndarray, grid: Grid) -> np.ndarray:
-    """Gradient of `grid_loss` with respect to `output`, the assignment and its IoU held constant.
+    """Gradient of `grid_loss`'s total by `output`, the assignment and its IoU held constant.
 
     Darknet hands its negative, ``delta``, to the previous layer unchanged even when ``grid.softmax``.
 

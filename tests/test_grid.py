@@ -24,6 +24,11 @@ from reference.grid import (
 )
 from reference.layers import Grid
 from tests.equivalence import close, equal
+from tests.golden import GOLDEN
+from tests.golden import cases as golden_cases
+from tests.golden.grid import golden_grid
+
+CASES = [case for case in golden_cases() if case.group == "yolov1_train"]
 
 ONE = Grid(side=1, boxes=2, classes=2)
 # one cell: classes .3, .6; confidences .2, .7; boxes .4^2 x .5^2 at (.2, .3) and 1 x .5^2 at the centre
@@ -140,7 +145,10 @@ def test_gradient_and_loss_by_hand():
     # 5 * (1 - sqrt .25), 5 * (.5 - sqrt .25)
     np.testing.assert_allclose(grad.boxes, [[[[0, 0, 0, 0], [0, 0, 2.5, 0]]]])
     # 1/2 (.3^2 + .4^2 + .5 * .2^2 + .45^2 + 5 * .5^2) = 1/2 (.09 + .16 + .02 + .2025 + 1.25)
-    np.testing.assert_allclose(grid_loss(OUTPUT, TRUTH, ONE), 0.86125)
+    loss = grid_loss(OUTPUT, TRUTH, ONE)
+    np.testing.assert_allclose(loss.total, 0.86125)
+    # 5/2 * 0 for the centre, 5/2 * .5^2, 1/2 * .45^2, .5/2 * .2^2, 1/2 (.3^2 + .4^2)
+    np.testing.assert_allclose(loss[1:], [0, 0.625, 0.10125, 0.01, 0.125])
     plain = split_grid(grid_loss_grad(OUTPUT, TRUTH, replace(ONE, rescore=False, sqrt=False)), ONE)
     np.testing.assert_allclose(plain.confidence[0, 0, 1], 0.7 - 1)
     np.testing.assert_allclose(plain.boxes[0, 0, 1, 2:], [5 * 0.75, 5 * 0.25])
@@ -183,7 +191,7 @@ def test_gradient_is_the_central_difference_of_the_loss(case):
         return (weight * (target - x) ** 2).sum() / 2
 
     got = grid_loss_grad(output, truth, grid)
-    np.testing.assert_allclose(loss(output), grid_loss(output, truth, grid))
+    np.testing.assert_allclose(loss(output), grid_loss(output, truth, grid).total)
     for i in np.ndindex(output.shape):
         d = np.zeros_like(output)
         d[i] = step
@@ -220,7 +228,7 @@ def test_dtype_is_kept():
         results = (
             grid_loss_grad(output, truth, ONE),
             decode_grid(output, ONE),
-            grid_loss(output, truth, ONE),
+            *grid_loss(output, truth, ONE),
             *detect_grid(output, ONE, 0.2),
         )
         assert {r.dtype for r in results} == {np.dtype(dtype)}
@@ -251,8 +259,128 @@ def strided(array, dtype):
     return wide[:, ::2]
 
 
+@st.composite
+def trainings(draw):
+    """Settings, outputs, and label lists (B, T, 5) x y w h class, on grids where overlaps and distances tie.
+
+    Labels share cells, are too small, or fill their list up.
+    """
+    grid = Grid(
+        side=draw(st.sampled_from([1, 2, 4])),  # so that quotients by it are exact
+        boxes=draw(st.integers(2, 3)),
+        classes=draw(st.integers(1, 3)),
+        object_scale=draw(st.sampled_from([1.0, 3.0])),
+        **{flag: draw(st.booleans()) for flag in ("sqrt", "rescore", "forced")},
+    )
+    row = st.tuples(
+        *2 * [st.integers(0, 63)],
+        *2 * [st.sampled_from([0, 0.25, 1, 16, 64])],
+        st.integers(0, grid.classes - 1),
+    )
+    B, T = draw(st.integers(0, 2)), draw(st.integers(0, 5))
+    labels = draw(st.lists(st.lists(row, min_size=T, max_size=T), min_size=B, max_size=B))
+    truth = np.array(labels, float).reshape(B, T, 5) / (64, 64, 64, 64, 1)
+    rng = np.random.default_rng(draw(st.integers(0, 10**6)))
+    spread = draw(st.sampled_from([0, 2, 100]))  # all equal, in reach of the cell, absurdly far
+    return grid, rng.integers(-spread, spread + 1, (B, grid.outputs)) / 4, truth
+
+
 class TestTorch:
     """`fast.grid`, which has no kernels of its own."""
+
+    @given(trainings(), st.sampled_from([torch.float32, torch.float64]))
+    def test_truths_and_assignment_equal_the_oracle_bit_for_bit(self, case, dtype):
+        grid, output, labels = case
+        output, labels = strided(output, dtype), torch.from_numpy(labels).to(dtype)
+        truth = fast.grid.grid_truth(labels[..., :4], labels[..., 4].long(), grid)
+        want = np.zeros((len(labels), grid.side**2, 5 + grid.classes), truth.numpy().dtype)
+        for rows, row in zip(want, labels.numpy(), strict=True):
+            rows[:] = grid_truth(row[:, :4], row[:, 4].astype(int), grid)
+        assert truth.dtype == dtype
+        equal(truth, want)
+        for got, wanted in zip(
+            fast.grid.assign_grid(output, truth, grid),
+            assign_grid(output.numpy(), want, grid),
+            strict=True,
+        ):
+            equal(got, wanted)
+
+    @given(trainings(), st.sampled_from([torch.float32, torch.float64]))
+    def test_loss_equals_the_oracle_and_its_gradient_is_the_closed_form(self, case, dtype):
+        grid, values, labels = case
+        output = strided(values, dtype).requires_grad_()
+        labels = torch.from_numpy(labels).to(dtype)
+        truth = fast.grid.grid_truth(labels[..., :4], labels[..., 4].long(), grid)
+        loss = fast.grid.grid_loss(output, truth, grid)
+        loss.total.backward()
+        exact = [array.double().numpy() for array in (output.detach(), truth)]
+        twin = grid_loss(output.detach().numpy(), truth.numpy(), grid)
+        for got, want, ours in zip(loss, grid_loss(*exact, grid), twin, strict=True):
+            assert got.dtype == dtype
+            close(got, want, ours, k=4)  # a sum in another order
+        equal(output.grad, grid_loss_grad(output.detach().numpy(), truth.numpy(), grid))
+
+    @pytest.mark.skipif(not CASES, reason=f"GOLDEN NUMBERS ABSENT: {GOLDEN} does not exist")
+    @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+    def test_gradient_by_the_layers_input_is_that_of_darknet(self, case):
+        grid = golden_grid(case.config)
+        raw = torch.from_numpy(case["input"]).clone().requires_grad_()
+        truth = torch.from_numpy(case["truth"])
+        fast.grid.grid_loss(fast.grid.trained_grid(raw, grid), truth, grid).total.backward()
+        np.testing.assert_allclose(-raw.grad, case["delta"], atol=1e-6)
+
+    @given(trainings())
+    def test_terms_have_their_own_gradients(self, case):
+        """Each output belongs to one term: weights of terms act on it alone."""
+        grid, values, labels = case
+        labels = torch.from_numpy(labels)
+        truth = fast.grid.grid_truth(labels[..., :4], labels[..., 4].long(), grid)
+        grads = []
+        for term in range(6):
+            output = torch.from_numpy(values).requires_grad_()
+            (grad,) = torch.autograd.grad(fast.grid.grid_loss(output, truth, grid)[term], output)
+            grads.append(grad)
+        assert ((torch.stack(grads[1:]) != 0).sum(0) <= 1).all()
+        equal(grads[0], sum(grads[1:]).numpy())
+
+    def test_halves_are_computed_in_float32(self):
+        output, truth = torch.from_numpy(OUTPUT), torch.from_numpy(TRUTH)
+        loss = fast.grid.grid_loss(output.half(), truth, ONE)
+        assert loss.total.dtype == torch.float32
+        assert loss.total == fast.grid.grid_loss(output.half().float(), truth.float(), ONE).total
+
+    @pytest.mark.parametrize(("sqrt", "forced"), [(True, False), (False, True)])
+    def test_nothing_waits_for_a_gpu(self, sqrt, forced):
+        """Tensors without values cannot be waited for."""
+        grid = Grid(3, 2, 4, sqrt=sqrt, forced=forced, softmax=True)
+        raw = torch.zeros(2, grid.outputs, device="meta", requires_grad=True)
+        boxes, labels = (
+            torch.zeros(2, 5, 4, device="meta"),
+            torch.zeros(2, 5, device="meta", dtype=torch.long),
+        )
+        truth = fast.grid.grid_truth(boxes, labels, grid)
+        loss = fast.grid.grid_loss(fast.grid.trained_grid(raw, grid), truth, grid)
+        loss.total.backward()
+        assert truth.shape == (2, 9, 9) and raw.grad.shape == raw.shape
+
+    def test_impossible_truths(self):
+        """They are named on a CPU; on a GPU, which "meta" stands for, nothing is looked at."""
+        good = [0.5, 0.5, 0.25, 0.25]
+        for box, label in [([1.0, 0.5, 0.1, 0.1], 0), ([0.5, -0.2, 0.1, 0.1], 0), (good, 2), (good, -1)]:
+            boxes, labels = torch.tensor([[good, box]]), torch.tensor([[0, label]])
+            with pytest.raises(ValueError, match="image 0, row 1"):
+                fast.grid.grid_truth(boxes, labels, ONE)
+            fast.grid.grid_truth(boxes.to("meta"), labels.to("meta"), ONE)
+
+    def test_training_hands_the_gradient_on_past_a_softmax(self):
+        """As Darknet does; the loss is that of the activated output."""
+        grid = replace(ONE, softmax=True)
+        raw = torch.from_numpy(OUTPUT).clone().requires_grad_()
+        truth = torch.from_numpy(TRUTH)
+        output = fast.grid.trained_grid(raw, grid)
+        equal(output, fast.grid.activate_grid(raw, grid).detach().numpy())
+        fast.grid.grid_loss(output, truth, grid).total.backward()
+        equal(raw.grad, grid_loss_grad(output.detach().numpy(), TRUTH, grid))
 
     @given(vectors(), st.sampled_from([torch.float32, torch.float64]))
     def test_activation_equals_the_oracle(self, case, dtype):
