@@ -29,6 +29,7 @@ from fast.letterbox import letterbox_packed, pack
 from fast.loss import region_loss
 from fast.nms import batched_nms, multi_label_nms
 from fast.reorg import reorg, reorg_grad
+from fast.stem import stem
 from fast.wordtree import absolute_probability, tree_softmax
 from reference.region import Region, WordTree
 
@@ -57,6 +58,18 @@ def reorg_cases(device: str) -> Iterator[Case]:
                 at = f"reorg {order} {shape[1]}x{shape[2]}x{shape[3]} {form}"
                 yield at, partial(reorg, x, 2, order)
                 yield f"{at} gradient", partial(reorg_grad, reorg(x, 2, order), 2, order)
+
+
+def stem_cases(device: str) -> Iterator[Case]:
+    """Filters of YOLOv2 and of the tiny networks; sizes that leave rests everywhere."""
+    for dtype in DTYPES:
+        for filters, height, width in ((32, 32, 64), (16, 64, 32), (40, 7, 35)):
+            x, weights = (
+                shaped(torch.randn(n, 3, h, w), f"{dtype} nhwc", device)
+                for n, h, w in ((2, height, width), (filters, 3, 3))
+            )
+            at = f"stem {filters} filters {width}x{height} {dtype}"
+            yield at, partial(stem, x, weights, torch.randn(filters).to(x))
 
 
 REGIONS = {
@@ -214,6 +227,7 @@ def _loss(pred: Tensor, truth: Tensor, region: Region) -> Tensor:
 
 FAMILIES = (
     reorg_cases,
+    stem_cases,
     decode_cases,
     detect_cases,
     nms_cases,
