@@ -154,7 +154,7 @@ class TestAverage:
             network[0].weight.fill_(8.0)
             network[1].running_mean.fill_(4.0)
         before = ema.network[0].weight.item()
-        ema.follow(network, 1)  # (1 + 1) / (10 + 1) of the old average is kept
+        ema.follow(network, ema.share(1))  # (1 + 1) / (10 + 1) of the old average is kept
         assert ema.network[0].weight.item() == pytest.approx(before * 2 / 11 + 8 * 9 / 11)
         assert ema.network[1].running_mean.item() == pytest.approx(4 * 9 / 11)
 

@@ -72,6 +72,7 @@ class ClassificationTask:
 
     parts = ("loss",)
     metric = "top1"
+    steady = 0
 
     def __init__(
         self,

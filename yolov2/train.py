@@ -109,6 +109,7 @@ class DetectionTask:
         self.joint = joint
         # of the region loss, with that of pictures without boxes where there are any
         self.parts = ("loss", *RegionLoss._fields[1 : 8 if joint else 7])
+        self.steady = region.prior_images
         self.config, self.region, self.plan, self.sizes = config, region, plan, sizes
         self.processes = processes
         memory = CACHE_BYTES // processes.world if config.cache == "memory" else 0
@@ -171,8 +172,8 @@ class DetectionTask:
         return compare(self.val_set, whole, detector.names, settings=settings_of(detector))
 
     def remark(self, batch: Batch) -> str:
-        """A batch of mere background has no coordinate loss; say so rather than nan."""
-        return "" if batch.truth[:, :, 2].any() else "no objects in this batch"
+        """A batch of mere background has no coordinate loss; say so rather than nan. No GPU is asked."""
+        return "" if batch.truth.is_cuda or batch.truth[:, :, 2].any() else "no objects in this batch"
 
 
 def choose_anchors(config: TrainConfig, dataset: Dataset, imgsz: int) -> tuple[tuple[float, float], ...]:

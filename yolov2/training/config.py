@@ -64,6 +64,9 @@ class LoopConfig:
     )
     precision: Precision = option("of activations: halves need a GPU made for them", default="float32")
     compile: bool = option("torch.compile the network", default=False)
+    cuda_graph: bool = option(
+        "launch whole updates as CUDA graphs, one for every size of the input; one GPU", default=False
+    )
     channels_last: bool = option("keep channels together in memory", default=True)
     sync_bn: bool = option("batch-norm statistics over all processes", default=False)
     cache: Cache = option(

@@ -40,8 +40,8 @@ class Processes:
         return values
 
     def total(self, count: int) -> int:
-        """Sum of a number over all processes."""
-        return count if self.world == 1 else int(self.sum(torch.tensor(count, device=self.device)))
+        """Sum of a number over all processes, by way of their CPUs: nobody waits for a GPU."""
+        return count if self.world == 1 else int(self.sum(torch.tensor(count)))
 
     def gather(self, value: T) -> list[T]:
         """What every process has, by rank."""
@@ -91,7 +91,7 @@ def processes(device: str) -> Iterator[Processes]:
     chosen = pick_device(device)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
     try:
         yield Processes(dist.get_rank(), world, chosen)
     finally:

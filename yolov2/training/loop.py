@@ -38,6 +38,7 @@ from yolov2.network import Network
 from yolov2.optimizer import make_optimizer, update
 from yolov2.training.config import LoopConfig
 from yolov2.training.distributed import Processes, synchronise_batch_norm
+from yolov2.training.graphs import Graphs
 from yolov2.training.log import Log
 from yolov2.training.sizes import Sizes
 from yolov2.training.state import Ema, Progress, from_tensors, start_momentum, to_tensors
@@ -73,6 +74,10 @@ class Task(Protocol):
     @property
     def metric(self) -> str:
         """Name of the measure; higher is better."""
+
+    @property
+    def steady(self) -> int:
+        """Pictures after which `loss` does not depend on `seen` any more."""
 
     def batches(self, epoch: int, start: int) -> Iterator[Any]:
         """This process's share of every update of an epoch, from the `start`-th on."""
@@ -211,6 +216,7 @@ class Trainer:
                 )
         self.pieces = self._pieces()
         self.forward = self._wrapped()
+        self.graphs = self._graphs() if config.cuda_graph else None
         self.pending: deque[Update] = deque()
         self.saved = time.monotonic()
 
@@ -260,7 +266,7 @@ class Trainer:
 
     def _autocast(self) -> Any:
         dtype = HALVES[self.config.precision]
-        return torch.autocast(self.processes.device.type, dtype, enabled=dtype is not None)
+        return torch.autocast(self.processes.device.type, dtype) if dtype else nullcontext()
 
     def _wrapped(self) -> nn.Module:
         """The network as it is called: compiled, and with gradients averaged over processes."""
@@ -273,6 +279,16 @@ class Trainer:
             torch._dynamo.config.recompile_limit = max(8, 2 * sizes)  # a graph for every size
             network = torch.compile(network)
         return network
+
+    def _graphs(self) -> Graphs | None:
+        """Updates as CUDA graphs, where they can be."""
+        device = self.processes.device
+        if device.type == "cuda" and self.processes.world == 1:
+            return Graphs(self._step, device, self.task.steady)
+        if self.processes.first:
+            where = "several processes" if self.processes.world > 1 else f"device {device}"
+            print(f"note: --cuda-graph: {where} must do without; it is for one GPU", file=sys.stderr)
+        return None
 
     def plan_lines(self) -> list[str]:
         """How the run will go, in words."""
@@ -288,6 +304,7 @@ class Trainer:
         extras = [
             config.precision,
             "compiled" if config.compile else "",
+            "in CUDA graphs" if self.graphs else "",
             f"moving average {config.ema}" if config.ema else "",
             f"gradient clipped at {config.clip}" if config.clip else "",
             "batch norm over all processes" if config.sync_bn and self.processes.world > 1 else "",
@@ -388,12 +405,34 @@ class Trainer:
 
     def _update(self, batch: TrainBatch) -> None:
         """One step on this process's share of a nominal batch."""
-        here, step = len(batch.images), self.progress.step + len(self.pending)
-        pictures = self.processes.total(here)
+        step = self.progress.step + len(self.pending)
+        pictures = self.processes.total(len(batch.images))
         if not pictures:  # none of them can be read, as the complaints will tell
             return
-        values = torch.zeros(len(self.task.parts), device=self.processes.device)
         seen = self.progress.seen + sum(u.pictures for u in self.pending)
+        rate = learning_rate(self.schedule, step + 1 - self.plan.first)
+        share = self.ema.share(step + 1) if self.ema else 0.0
+        values = (self.graphs or self._step)(batch, pictures, seen, rate, share)
+        ready = None
+        if values.is_cuda:  # nobody waits: these are looked at when the next update is under way
+            values = values.to("cpu", non_blocking=True)
+            ready = torch.cuda.Event()
+            ready.record()
+        self.pending.append(Update(values, ready, batch, pictures, step + 1))
+        self._settle(1 if ready else 0)
+        self.bar.set_postfix_str(self._line(batch), refresh=False)
+        self.bar.update(pictures)
+
+    def _step(
+        self, batch: TrainBatch, pictures: int, seen: int, rate: float | Tensor, share: float | Tensor
+    ) -> Tensor:
+        """What the device does: from the batch to the moving average. Nothing here waits for a GPU.
+
+        `pictures` are those of all processes, `seen` those before them, `share` is the weight of the network
+        in its moving average. Returns the terms of the loss, summed over all processes.
+        """
+        here = len(batch.images)
+        values = torch.zeros(len(self.task.parts), device=self.processes.device)
         pieces = batch.split(self.pieces)
 
         def losses() -> Iterator[Tensor]:
@@ -413,20 +452,10 @@ class Trainer:
                     values.add_(parts.detach())
                     yield parts[0]
 
-        rate = learning_rate(self.schedule, step + 1 - self.plan.first)
         update(self.optimizer, losses(), pictures / self.processes.world, rate, self.config.clip, self.scaler)
         if self.ema:
-            self.ema.follow(self.network, step + 1)
-        self.processes.sum(values)
-        ready = None
-        if values.is_cuda:  # nobody waits: these are looked at when the next update is under way
-            values = values.to("cpu", non_blocking=True)
-            ready = torch.cuda.Event()
-            ready.record()
-        self.pending.append(Update(values, ready, batch, pictures, step + 1))
-        self._settle(1 if ready else 0)
-        self.bar.set_postfix_str(self._line(batch), refresh=False)
-        self.bar.update(pictures)
+            self.ema.follow(self.network, share)
+        return self.processes.sum(values)
 
     def _settle(self, leave: int) -> None:
         """Count the updates whose losses are known, all but so many; stop on NaN."""

@@ -89,10 +89,13 @@ class Ema(Generic[Net]):
         self.network: Net = copy.deepcopy(network).eval().requires_grad_(False)
         self.decay = decay
 
+    def share(self, step: int) -> float:
+        """Weight that the network has in the average after its `step`-th update."""
+        return 1 - min(self.decay, (1 + step) / (10 + step))
+
     @torch.no_grad()
-    def follow(self, network: nn.Module, step: int) -> None:
-        """One update, the `step`-th, was made."""
-        share = 1 - min(self.decay, (1 + step) / (10 + step))
+    def follow(self, network: nn.Module, share: float | Tensor) -> None:
+        """An update was made; `share` is a number or, so that it may change in a CUDA graph, a tensor ()."""
         for mine, theirs in zip(
             self.network.state_dict().values(), network.state_dict().values(), strict=True
         ):
