@@ -72,6 +72,23 @@ def test_nothing_found_is_no_mistake(small_data, flags, tmp_path, capsys):
     assert [p.name for p in (tmp_path / "out" / "detect").iterdir()] == ["detections.json"]
 
 
+def test_nothing_is_written(small_data, flags, tmp_path, capsys):
+    assert command(main, small_data, *flags, "--no-save") == 0
+    assert "objects in 8 pictures" in (out := capsys.readouterr().out) and "see" not in out
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_engine(small_data, flags, tmp_path, capsys):
+    for name, engine in (("one", "eager"), ("two", "onnxruntime")):
+        assert command(main, small_data / "val", *flags, "--engine", engine, "--name", name, "--no-draw") == 0
+    one, two = (found_in(tmp_path / "out" / name)["pictures"] for name in ("one", "two"))
+    assert [len(p["detections"]) for p in one] == [len(p["detections"]) for p in two]
+    options = ("--precision", "int8", "--calibration", small_data, "--no-save")
+    assert command(main, small_data / "val", *flags, *options) == 0
+    names = ("--precision int8 needs --engine onnxruntime",)
+    assert_refused(capsys, main, small_data, *flags, "--engine", "eager", *options, names=names)
+
+
 def test_batch_size_and_company_do_not_matter(small_data, flags, tmp_path):
     for name, batch in (("one", 1), ("all", 16)):
         assert command(main, small_data, *flags, "--name", name, "--batch", batch, "--no-draw") == 0

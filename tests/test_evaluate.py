@@ -322,6 +322,17 @@ class TestCommand:
         out = capsys.readouterr().out
         assert "on 6 pictures" in out and "101-point, VOC matching" in out
 
+    def test_an_engine_gives_the_same_numbers(self, small_run, tmp_path):
+        for name, flags in (("own", ()), ("eager", ("--engine", "eager"))):
+            numbers = tmp_path / f"{name}.json"
+            assert command(main, "--weights", small_run / "best.safetensors", *flags, "--json", numbers) == 0
+        own, eager = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("own", "eager"))
+        assert eager["map50"] == pytest.approx(own["map50"], abs=1e-6)
+
+    def test_a_precision_needs_an_engine(self, small_run, capsys):
+        flags = ("--weights", small_run / "best.safetensors", "--precision", "bfloat16")
+        assert_refused(capsys, main, *flags, names=("--precision is of an engine; add --engine auto",))
+
     def test_some_classes(self, small_run, tmp_path, capsys):
         path = tmp_path / "numbers.json"
         flags = ("--weights", small_run / "best.safetensors", "--json", path)

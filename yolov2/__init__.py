@@ -1,11 +1,15 @@
-"""YOLOv2, YOLO9000 and Darknet-19 in torch: ``yolov2.load`` opens a network, the modules are the commands."""
+"""YOLOv2, YOLO9000 and Darknet-19 in torch: ``yolov2.load`` opens a network, the modules are the commands.
+
+``yolov2.Predictor`` is a network made ready to run fast, with a choice of engines.
+"""
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from yolov2.inference.predictor import Predictor
     from yolov2.loading import load
 
-__all__ = ["load"]
+__all__ = ["Predictor", "load"]
 
 
 def __getattr__(name: str) -> Any:
@@ -14,4 +18,8 @@ def __getattr__(name: str) -> Any:
         from yolov2.loading import load
 
         return load
+    if name == "Predictor":
+        from yolov2.inference.predictor import Predictor
+
+        return Predictor
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

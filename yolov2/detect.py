@@ -17,6 +17,8 @@ from yolov2.classifier import Classifier
 from yolov2.cli import option, parse, run
 from yolov2.detector import Detector
 from yolov2.errors import Complaints, UserError
+from yolov2.inference.engines import EngineName, Precision
+from yolov2.inference.predictor import Predictor
 from yolov2.loading import load
 from yolov2.model import check_options
 from yolov2.results import Results
@@ -141,6 +143,12 @@ class DetectConfig:
     project: Path = option("results go into a new folder of this one", default=Path("runs"))
     name: str = option("name of that folder", default="detect")
     draw: bool = option("write the pictures with their boxes", default=True)
+    save: bool = option("write anything at all; with --no-save only the terminal is told", default=True)
+    engine: EngineName = option("what runs the network; auto is eager, see README", default="auto")
+    precision: Precision = option("auto is float16 on CUDA GPUs, float32 elsewhere", default="auto")
+    calibration: Path | None = option(
+        "for int8: pictures like those to come, from which it learns the ranges", default=None
+    )
     tree_thresh: float = option("go down a tree of classes while the path is likelier than this", default=0.5)
     tree_rule: TreeRule = option(
         "how likely a path is: the product of the absolute probabilities, or of the conditional ones (paper)",
@@ -164,20 +172,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     imgsz: Any = config.imgsz if config.imgsz is None or len(config.imgsz) == 2 else config.imgsz[0]
     options: Any = {"conf": config.conf, "iou": config.iou, "max_det": config.max_det}
     options |= _tree_options(config, model, weights)
+    calibration = None if config.calibration is None else str(config.calibration)
+    predictor = Predictor(model, config.engine, config.precision, calibration)
     try:
         stream = iter(
-            model.predict(source, imgsz=imgsz, batch=config.batch, stream=True, progress=False, **options)
+            predictor.predict(source, imgsz=imgsz, batch=config.batch, stream=True, progress=False, **options)
         )
     except ValueError as error:
         raise UserError(f"--{error}") from None
     start = time.perf_counter()
     first = next(stream)  # if there is none, a UserError says why, and no folder has been made
-    folder = new_run(config.project, config.name)
+    folder = new_run(config.project, config.name) if config.save else None
     pictures, boxes = _write(config, weights, chain([first], stream), source.count, folder)
     seconds = time.perf_counter() - start
     complaints.report()
     what = "" if first.boxes is None else f"{boxes} objects in "
-    print(f"{what}{pictures} pictures, {pictures / seconds:.1f} pictures/s; see {folder}")
+    where = f"; see {folder}" if folder else ""
+    print(f"{what}{pictures} pictures, {pictures / seconds:.1f} pictures/s{where}")
 
 
 def _tree_options(config: DetectConfig, model: Detector | Classifier, weights: Path) -> dict[str, Any]:
@@ -197,33 +208,36 @@ def _tree_options(config: DetectConfig, model: Detector | Classifier, weights: P
 
 
 def _write(
-    config: DetectConfig, weights: Path, stream: Iterable[Results], total: int | None, folder: Path
+    config: DetectConfig, weights: Path, stream: Iterable[Results], total: int | None, folder: Path | None
 ) -> tuple[int, int]:
-    """Write results as they come; returns the numbers of pictures and boxes.
+    """Write results as they come, if there is a folder for them; returns the numbers of pictures and boxes.
 
     Of videos and cameras there is no end of frames: they get a line of JSON each instead of one file.
     """
     done: list[dict] = []
     pictures = boxes = 0
     with ExitStack() as files:
-        lines = None if total is not None else files.enter_context((folder / "detections.jsonl").open("w"))
-        drawing = files.enter_context(closing(Drawing(folder, config.paths)))
+        lines = drawing = None
+        if folder and total is None:
+            lines = files.enter_context((folder / "detections.jsonl").open("w"))
+        if folder and config.draw:
+            drawing = files.enter_context(closing(Drawing(folder, config.paths)))
         told = total is not None and total <= 10  # a line for each, in place of a bar
         for results in tqdm(stream, "detecting", total, unit="img", delay=2, disable=told):
             records = to_records(results)
             height, width = results.orig_shape
             entry = {"picture": results.path, "width": width, "height": height, "detections": records}
-            if config.draw:
+            if drawing:
                 entry["drawn"] = drawing.add(results)
             pictures, boxes = pictures + 1, boxes + len(records)
             if lines is not None:
                 print(json.dumps(entry), file=lines)
-                continue
-            done.append(entry)
+            elif folder:
+                done.append(entry)
             if told:
                 found = ", ".join(f"{r['class']} {r['score']:.2f}" for r in records) or "nothing found"
                 print(f"{results.path}: {found}")
-    if total is not None:
+    if folder and total is not None:
         report = {"weights": str(weights), "conf": config.conf, "iou": config.iou, "pictures": done}
         (folder / "detections.json").write_text(json.dumps(report, indent=1))
     return pictures, boxes

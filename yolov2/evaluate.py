@@ -45,6 +45,8 @@ from yolov2.evaluation import (
     settings_of,
     truth_table,
 )
+from yolov2.inference.engines import EngineName, Precision
+from yolov2.inference.predictor import Predictor
 from yolov2.loading import load
 from yolov2.model import input_size
 from yolov2.names import VOC_NAMES, read_names
@@ -132,6 +134,11 @@ class EvaluateConfig:
     )
     batch: int = option("pictures at a time", default=16)
     device: str = option("cpu, cuda, cuda:1, ... or auto", default="auto")
+    engine: EngineName | None = option(
+        "what runs the network, as of yolov2.detect; none is the network as it was trained", default=None
+    )
+    precision: Precision = option("of the engine", default="auto")
+    calibration: Path | None = option("of --precision int8: pictures like those to come", default=None)
     out: Path | None = option(
         "write all of the next five into this folder; of --classification hierarchy.json, pictures.csv and "
         "a sheet of the surest, pictures.png",
@@ -298,6 +305,17 @@ def _open_detector(config: EvaluateConfig) -> Detector:
     return detector
 
 
+def _predictor(config: EvaluateConfig, detector: Detector) -> Predictor | None:
+    """The detector under the engine that was asked for."""
+    if config.engine is None:
+        for flag in ("precision", "calibration"):
+            if getattr(config, flag) != getattr(EvaluateConfig, flag):
+                raise UserError(f"--{flag} is of an engine; add --engine auto")
+        return None
+    calibration = None if config.calibration is None else str(config.calibration)
+    return Predictor(detector, config.engine, config.precision, calibration)
+
+
 def _of_network(config: EvaluateConfig) -> Callable[[], Evaluation]:
     """Open network and data; what is returned runs the one on the other."""
     detector, weights = _open_detector(config), config.weights
@@ -321,6 +339,7 @@ def _of_network(config: EvaluateConfig) -> Callable[[], Evaluation]:
         dataset = open_dataset(data, config.split, detector.names, complaints, format)
         lines = []
     complaints.report()
+    predictor = _predictor(config, detector)
     what = f"{weights} on {len(dataset)} pictures of {data or 'the built-in set'} ({config.split})"
     print("\n".join([what, *lines]))
 
@@ -336,6 +355,7 @@ def _of_network(config: EvaluateConfig) -> Callable[[], Evaluation]:
             complaints=complaints,
             classes=config.classes,
             overlap=config.overlap or "continuous",
+            predictor=predictor,
         )
         complaints.report()
         print(f"{len(result.found) / result.seconds:.1f} pictures/s")

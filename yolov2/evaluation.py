@@ -34,6 +34,7 @@ from yolov2.data.dataset import Dataset, Item
 from yolov2.data.detections import boxes_to_corners
 from yolov2.detector import Detector, Found
 from yolov2.errors import Complaints, UserError, shortened
+from yolov2.inference.predictor import Predictor
 from yolov2.model import input_size
 
 Metric = Literal["voc_all", "voc11", "voc11_numpy", "coco101", "coco"]
@@ -254,12 +255,13 @@ def evaluate(
     complaints: Complaints | None = None,
     classes: Sequence[str] | None = None,
     overlap: Overlap = "continuous",
+    predictor: Predictor | None = None,
 ) -> Evaluation:
     """Detect on every picture of a data set and compare with its truths.
 
     Parameters
     ----------
-    detector, dataset, conf, iou, max_det, batch, progress, complaints
+    detector, dataset, conf, iou, max_det, batch, progress, complaints, predictor
         As in `detect_all`.
     method, threshold, classes, overlap
         As in `compare`.
@@ -275,7 +277,7 @@ def evaluate(
     """
     check_classes(classes, detector.names)  # before the work
     start = time.perf_counter()
-    found = detect_all(detector, dataset, conf, iou, max_det, batch, progress, complaints)
+    found = detect_all(detector, dataset, conf, iou, max_det, batch, progress, complaints, predictor)
     settings = settings_of(detector, conf, iou, max_det)
     result = compare(dataset, found, detector.names, method, threshold, classes, overlap, settings)
     return replace(result, seconds=time.perf_counter() - start)
@@ -290,6 +292,7 @@ def detect_all(
     batch: int = 16,
     progress: bool = True,
     complaints: Complaints | None = None,
+    predictor: Predictor | None = None,
 ) -> list[Found | None]:
     """What a detector finds on every picture of a data set.
 
@@ -309,6 +312,8 @@ def detect_all(
         Show a bar when it takes more than two seconds.
     complaints : Complaints, optional
         Counts pictures that cannot be read. Without it the first one raises.
+    predictor : Predictor, optional
+        The detector made ready to run by an engine; without it the network runs as it was trained.
 
     Returns
     -------
@@ -334,7 +339,7 @@ def detect_all(
             kept.append(i)
             yield picture
 
-    stream = detector.stream(pictures(), batch, conf=conf, iou=iou, max_det=max_det)
+    stream = (predictor or detector).stream(pictures(), batch, conf=conf, iou=iou, max_det=max_det)
     bar = tqdm(stream, "evaluating", len(dataset), leave=False, unit="img", delay=2, disable=not progress)
     for place, (_, one) in enumerate(bar):
         found[kept[place]] = one
