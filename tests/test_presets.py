@@ -8,24 +8,31 @@ from reference.layers import Conv, Grid, MaxPool, Reorg, Softmax, head_index, ou
 from reference.region import Region, WordTree
 from tests.golden import DATA
 from yolov2.cfg import read_cfg
-from yolov2.presets import NETWORKS, PRESETS, Recipe
+from yolov2.errors import UserError
+from yolov2.presets import NANO_TRUNK, NETWORKS, PRESETS, Recipe
+from yolov2.recipes import find_recipe
 from yolov2.summary import summary, total_flops
 
 CFG = DATA / "darknet" / "cfg"
-OF_DARKNET = [name for name in NETWORKS if name != "nano"]
+OF_DARKNET = [name for name in NETWORKS if not name.endswith("nano")]
+REGIONS = [name for name, preset in PRESETS.items() if isinstance(preset.head, Region)]
+GRIDS = [name for name in PRESETS if name not in REGIONS]
 TREE = WordTree(("a", "b", "c", "d"), (-1, -1, 0, 0))
 
 
 def test_names():
     assert list(NETWORKS) == [
         *("yolov2-voc", "yolov2", "yolov2-tiny-voc", "yolov2-tiny", "yolo9000", "nano"),
-        *("yolov1", "yolov1-tiny"),
+        *("yolov1", "yolov1-tiny", "yolov1-nano"),
         *("darknet19", "darknet19_448", "darknet9000", "tiny", "extraction"),
     ]
     # what `yolov2.train` offers
     assert list(PRESETS) == list(NETWORKS)[: len(PRESETS)]
     assert all(NETWORKS[name] is preset and isinstance(preset, Recipe) for name, preset in PRESETS.items())
-    assert all(preset.region is preset.head for preset in PRESETS.values())
+    assert all(PRESETS[name].region is PRESETS[name].head for name in REGIONS)
+    for name in GRIDS:
+        with pytest.raises(UserError, match="no anchors"):
+            PRESETS[name].region  # noqa: B018
 
 
 @pytest.mark.parametrize("name", OF_DARKNET)
@@ -46,7 +53,8 @@ def test_the_original_file(name):
     assert config.net.input_shape == (3, preset.imgsz, preset.imgsz)
     if isinstance(preset, Recipe):
         assert preset.jitter == config.head_training.jitter
-        assert preset.lr == config.net.schedule.learning_rate
+        assert preset.lr == find_recipe(str(CFG / f"{name}.cfg")).lr
+        assert preset.multi_scale == ((320, 608) if config.head_training.multi_scale else None)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -66,7 +74,7 @@ def test_layers_fit_together(name):
             assert shapes[-1] == (classes, 1, 1)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", REGIONS)
 def test_region_of_other_classes_and_anchors(name):
     preset = NETWORKS[name]
     region = dataclasses.replace(preset.head, anchors=((1.0, 2.0), (3.0, 1.0), (2.0, 2.0)), classes=7)
@@ -78,7 +86,7 @@ def test_region_of_other_classes_and_anchors(name):
         assert output_shapes(layers, (3, side, side))[-1] == (36, side // 32, side // 32)
 
 
-@pytest.mark.parametrize("name", ["yolov1", "yolov1-tiny"])
+@pytest.mark.parametrize("name", GRIDS)
 def test_grid_of_other_classes(name):
     grid = Grid(7, 4, 3)
     layers = NETWORKS[name].build(grid)
@@ -101,3 +109,11 @@ def test_nano_follows_the_plan_of_yolov2():
     assert Reorg(2) in layers and MaxPool() in layers
     assert all(c.batch_norm and c.activation == "leaky" for c in layers[:-2] if isinstance(c, Conv))
     assert total_flops(summary(layers, (3, 416, 416))) < 1e9
+
+
+def test_nano_of_yolov1_begins_as_that_of_yolov2():
+    """So that one classifier seeds both; and its connected layer is no larger than a CPU can train."""
+    layers = PRESETS["yolov1-nano"].build()
+    assert layers[: len(NANO_TRUNK)] == NANO_TRUNK
+    rows = summary(layers, (3, 224, 224))
+    assert total_flops(rows) < 0.3e9 and sum(row.learnable for row in rows) < 6e6

@@ -1,4 +1,4 @@
-"""The published networks as tables of layer records, and `nano`, a small one of this project for CPUs.
+"""The published networks as tables of layer records, and small ones of this project for CPUs, the two `nano`.
 
 Every table is a function of what it ends in (anchors and classes, cells and boxes, or classes alone), so that
 it serves any data set. The tests hold the published ones to Darknet's own files, record for record, and to
@@ -28,6 +28,7 @@ from reference.layers import (
     Softmax,
 )
 from reference.region import Region, WordTree
+from yolov2.errors import UserError
 
 Anchors = tuple[tuple[float, float], ...]
 Classes = int | WordTree  # what a classifier tells apart: so many classes, or the nodes of a tree
@@ -156,6 +157,11 @@ def yolov1_tiny(grid: Grid) -> list[Layer]:
     return [*TINY_TRUNK[:-1], MaxPool(), Conv(1024), Conv(256), *grid_head(grid)]
 
 
+def yolov1_nano(grid: Grid) -> list[Layer]:
+    """YOLOv1 in small, for CPUs and tests: the first layers of `nano` under a fully connected head."""
+    return [*NANO_TRUNK, Conv(64), *grid_head(grid)]
+
+
 def darknet19(classes: Classes = 1000) -> list[Layer]:
     """darknet19.cfg and darknet19_448.cfg: the ImageNet classifier (paper 2, table 6)."""
     return [*DARKNET19_TRUNK, *softmax_head(classes)]
@@ -225,7 +231,7 @@ class Recipe(Preset):
 
     Parameters
     ----------
-    head : Region
+    head : Region or Grid
         As for a `Preset`.
     jitter : float
         Largest change of a picture's sides while training, as a fraction of them.
@@ -239,7 +245,7 @@ class Recipe(Preset):
         Shares of training after which the rate drops.
     """
 
-    head: Region
+    head: Region | Grid
     jitter: float
     lr: float = 0.001
     nominal_batch: int = 64
@@ -248,7 +254,15 @@ class Recipe(Preset):
 
     @property
     def region(self) -> Region:
-        """The head."""
+        """The head of a YOLOv2.
+
+        Raises
+        ------
+        UserError
+            If it is a YOLOv1.
+        """
+        if isinstance(self.head, Grid):
+            raise UserError("--model: this one is a YOLOv1, which has cells but no anchors; choose another")
         return self.head
 
 
@@ -299,11 +313,13 @@ PRESETS: dict[str, Recipe] = {
         milestones=(0.8, 0.9),
     ),
     "nano": Recipe(nano, 416, Region(VOC_ANCHORS, 20), 0.2, 0.01, 8, milestones=(0.7, 0.9)),
+    # the rates are those that the files' schedules rise to in their first 600 and 800 updates
+    "yolov1": Recipe(yolov1, 448, Grid(), 0.2, 0.005),
+    "yolov1-tiny": Recipe(yolov1_tiny, 448, Grid(boxes=2), 0.2, 0.01),
+    "yolov1-nano": Recipe(yolov1_nano, 224, Grid(boxes=2), 0.2, 0.01, 8, milestones=(0.7, 0.9)),
 }
 NETWORKS: dict[str, Preset] = {
     **PRESETS,
-    "yolov1": Preset(yolov1, 448, Grid()),
-    "yolov1-tiny": Preset(yolov1_tiny, 448, Grid(boxes=2)),
     "darknet19": Preset(darknet19, 256, 1000),
     "darknet19_448": Preset(darknet19, 448, 1000),
     "darknet9000": Preset(darknet9000, 448, 9418),

@@ -1,5 +1,6 @@
 """Train a detector: ``python -m yolov2.train`` draws its own pictures, ``--data FOLDER`` takes yours.
 
+``--model yolov1`` is the YOLO of 2016, ``yolov1-tiny`` its Fast YOLO, ``yolov1-nano`` a small one for CPUs.
 With ``--tree``, and pictures that have a class but no boxes, it is YOLO9000's joint training:
 ``--tree 9k.tree --map coco9k.map --classification FOLDER``.
 
@@ -18,8 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fast.grid import GridLoss, grid_loss, grid_truth, trained_grid
 from fast.loss import RegionLoss, region_loss
 from reference.kmeans import iou_kmeans
+from reference.layers import Grid
 from reference.region import Region, WordTree
 from reference.schedule import Schedule
 from yolov2.anchors import box_cells, box_shapes
@@ -36,10 +39,11 @@ from yolov2.detector import Detector
 from yolov2.errors import Complaints, UserError
 from yolov2.evaluation import Evaluation, compare, detect_all, merge_shards, settings_of
 from yolov2.model import Model
-from yolov2.recipes import find_recipe
-from yolov2.report import plan_lines, report
+from yolov2.presets import Recipe
+from yolov2.recipes import find_recipe, grid_for, switched
 from yolov2.runs import new_run
 from yolov2.train_config import TrainConfig, parse_anchors
+from yolov2.train_report import plan_lines, report
 from yolov2.training.distributed import Processes, processes
 from yolov2.training.loop import Plan, Trainer
 from yolov2.training.resume import resume
@@ -75,14 +79,16 @@ class Joint(NamedTuple):
 
 
 class DetectionTask:
-    """Boxes and classes, learnt with the region loss (SPEC 7); see `yolov2.training.loop.Task`.
+    """Boxes and classes, learnt with the region loss (SPEC 7) or YOLOv1's (SPEC 11).
+
+    See `yolov2.training.loop.Task`.
 
     Parameters
     ----------
     config : TrainConfig
         Resolved.
-    region : Region
-        The head.
+    head : Region or Grid
+        Of the detector.
     train_set, val_set : Dataset
         Pictures to learn from, and to measure on.
     plan, sizes : Plan, Sizes
@@ -98,7 +104,7 @@ class DetectionTask:
     def __init__(
         self,
         config: TrainConfig,
-        region: Region,
+        head: Region | Grid,
         train_set: Dataset,
         val_set: Dataset,
         plan: Plan,
@@ -108,9 +114,10 @@ class DetectionTask:
     ):
         self.joint = joint
         # of the region loss, with that of pictures without boxes where there are any
-        self.parts = ("loss", *RegionLoss._fields[1 : 8 if joint else 7])
-        self.steady = region.prior_images
-        self.config, self.region, self.plan, self.sizes = config, region, plan, sizes
+        terms = GridLoss._fields[1:] if isinstance(head, Grid) else RegionLoss._fields[1 : 8 if joint else 7]
+        self.parts = ("loss", *terms)
+        self.steady = head.prior_images if isinstance(head, Region) else 0
+        self.config, self.head, self.plan, self.sizes = config, head, plan, sizes
         self.processes = processes
         memory = CACHE_BYTES // processes.world if config.cache == "memory" else 0
         share = dataclasses.replace(val_set, items=val_set.items[processes.rank :: processes.world])
@@ -150,8 +157,12 @@ class DetectionTask:
         self.complaints.report()
 
     def loss(self, outputs: Tensor, batch: Batch, seen: int) -> Tensor:
-        """The terms of the region loss."""
-        return torch.stack(region_loss(outputs, batch.truth, self.region, seen)[: len(self.parts)])
+        """The terms of the loss."""
+        head, truth = self.head, batch.truth
+        if isinstance(head, Grid):
+            cells = grid_truth(truth[..., :4], truth[..., 4].long(), head)
+            return torch.stack(grid_loss(trained_grid(outputs.flatten(1), head), cells, head))
+        return torch.stack(region_loss(outputs, truth, head, seen)[: len(self.parts)])
 
     def evaluate(self, model: Model) -> float:
         """mAP at IoU .5 on the val pictures, all points."""
@@ -163,8 +174,8 @@ class DetectionTask:
 
         On a tree the classes of the data are looked for, each by itself.
         """
-        if self.region.class_map is not None:
-            detector = detector.for_classes(self.val_set.names, self.region.class_map)
+        if isinstance(self.head, Region) and self.head.class_map is not None:
+            detector = detector.for_classes(self.val_set.names, self.head.class_map)
         found = detect_all(
             detector, self.val_share, progress=self.processes.first, complaints=self.complaints
         )
@@ -197,7 +208,7 @@ def choose_anchors(config: TrainConfig, dataset: Dataset, imgsz: int) -> tuple[t
     fractions, sizes = box_shapes(dataset)
     if config.anchors == "preset" or not len(fractions):
         return preset
-    wh = box_cells(fractions, sizes, imgsz / 32, config.resize)
+    wh = box_cells(fractions, sizes, imgsz / 32, config.resize or "letterbox")
     count = len(preset) if config.anchors == "auto" else int(config.anchors)
     anchors, _ = iou_kmeans(wh, min(count, len(np.unique(wh, axis=0))), seed=0)
     return tuple((round(float(w), 4), round(float(h), 4)) for w, h in anchors)
@@ -282,6 +293,8 @@ def prepare(config: TrainConfig, together: Processes) -> tuple[Trainer, Detectio
     config = config.resolved(together.device)
     assert config.imgsz and config.multi_scale and config.nominal_batch and config.epochs
     # before the data: that may take a while
+    if not resumed:
+        check_model(config)
     trained = load_trained(config.weights, config.cfg) if config.weights and not resumed else None
     train_set, val_set = _open(config, _class_names(resumed) if resumed else None, together)
     words = together.from_first(_open_words(config, train_set, resumed) if together.first else None)
@@ -310,7 +323,7 @@ def prepare(config: TrainConfig, together: Processes) -> tuple[Trainer, Detectio
         plan = dataclasses.replace(plan, pictures=per_epoch * sum(joint.portions))
     low, high = config.multi_scale if config.multi_scale != (0, 0) else (config.imgsz, config.imgsz)
     sizes = Sizes(low, high, plan.updates, config.seed)
-    task = DetectionTask(config, detector.region, train_set, val_set, plan, sizes, together, joint)
+    task = DetectionTask(config, detector.head, train_set, val_set, plan, sizes, together, joint)
     schedule = make_schedule(config, plan.updates)
     trainer = Trainer(config, detector, task, plan, schedule, sizes, folder, together, resumed)
     if together.first:
@@ -324,10 +337,42 @@ def prepare(config: TrainConfig, together: Processes) -> tuple[Trainer, Detectio
     return trainer, task
 
 
+def check_model(config: TrainConfig) -> None:
+    """Complain about flags that the model has no use for.
+
+    Raises
+    ------
+    UserError
+        With the flag.
+    """
+    recipe = _recipe(config)
+    if not isinstance(recipe.head, Grid):
+        return
+    grid_for(recipe, config.imgsz or recipe.imgsz)
+    if config.anchors != "auto":
+        raise UserError(f"--anchors: {config.model} is a YOLOv1, which has none; leave it out")
+    if config.multi_scale not in (None, (0, 0)):
+        raise UserError(
+            f"--multi-scale: {config.model} has a connected layer, made for one size of input; leave it out"
+        )
+    for flag in ("tree", "classification", "names", "map", "assumed_iou", "location"):
+        if getattr(config, flag, None) is not None:
+            typed = flag.replace("_", "-")
+            raise UserError(f"--{typed}: is about a region layer, {config.model} is a YOLOv1; leave it out")
+
+
+def _recipe(config: TrainConfig) -> Recipe:
+    return switched(find_recipe(config.model), config.model, config.batch_norm, config.passthrough)
+
+
 def build(config: TrainConfig, train_set: Dataset, words: Words | None = None) -> Detector:
     """A new detector for these data, or the nodes of a tree, with random weights."""
     assert config.imgsz
-    recipe = find_recipe(config.model)
+    recipe, mode = _recipe(config), config.resize or "letterbox"
+    if isinstance(recipe.head, Grid):
+        settings: dict[str, Any] = {"classes": len(train_set.names)} | config.loss
+        grid = dataclasses.replace(grid_for(recipe, config.imgsz), **settings)
+        return Detector.build(recipe.build(grid), train_set.names, config.imgsz, mode)
     head: dict[str, Any] = {"classes": len(train_set.names), "class_map": None} | config.loss
     if words:
         on_tree = {"class_activation": "tree", "tree": words.tree, "background": False}
@@ -335,7 +380,7 @@ def build(config: TrainConfig, train_set: Dataset, words: Words | None = None) -
     anchors = choose_anchors(config, train_set, config.imgsz)
     region = dataclasses.replace(recipe.region, anchors=anchors, **head)
     names = words.names if words else train_set.names
-    return Detector.build(recipe.build(region), names, config.imgsz, config.resize)
+    return Detector.build(recipe.build(region), names, config.imgsz, mode)
 
 
 def _class_names(checkpoint: Checkpoint) -> tuple[str, ...]:
@@ -352,12 +397,13 @@ def _open_words(config: TrainConfig, train_set: Dataset, resumed: Checkpoint | N
     UserError
         If a file is no tree, a flag needs one, or a class of the data is none of its nodes.
     """
+    head = resumed.head if resumed else find_recipe(config.model).head
+    if isinstance(head, Grid):
+        return None
+    assert isinstance(head, Region)
     if resumed:
-        region = resumed.head
-        assert isinstance(region, Region)
-        return Words(region.tree, resumed.names, region.class_map or ()) if region.tree else None
-    own = find_recipe(config.model).region
-    tree = open_tree(config.tree) if config.tree else own.tree
+        return Words(head.tree, resumed.names, head.class_map or ()) if head.tree else None
+    tree = open_tree(config.tree) if config.tree else head.tree
     if tree is None:
         if config.model == "yolo9000":
             raise UserError("--model yolo9000: needs a --tree, such as Darknet's 9k.tree")
@@ -368,7 +414,7 @@ def _open_words(config: TrainConfig, train_set: Dataset, resumed: Checkpoint | N
     complaints = Complaints()
     names = open_node_names(tree, config.tree or config.model, config.names)
     where = config.data or "the built-in set"
-    known = {} if config.tree else coco_nodes(own.class_map or ())
+    known = {} if config.tree else coco_nodes(head.class_map or ())
     nodes = class_nodes(train_set.names, tree, names, where, complaints, config.map, known)
     complaints.report()
     return Words(tree, names, nodes)
@@ -417,7 +463,7 @@ def _open(config: TrainConfig, names: tuple[str, ...] | None, together: Processe
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    train(parse(TrainConfig, argv, "python -m yolov2.train", "Train a YOLOv2 detector."))
+    train(parse(TrainConfig, argv, "python -m yolov2.train", "Train a YOLOv2 or YOLOv1 detector."))
 
 
 if __name__ == "__main__":

@@ -7,9 +7,11 @@ from typing import Any, get_args
 
 import torch
 
+from reference.layers import Grid
 from yolov2.augment import Augment, Form
 from yolov2.cli import option
 from yolov2.data.sources import Format
+from yolov2.errors import UserError
 from yolov2.letterbox import Mode
 from yolov2.presets import PRESETS
 from yolov2.recipes import find_recipe
@@ -91,9 +93,19 @@ class TrainConfig(LoopConfig):
     any_way_up: bool = option(
         "augmentation: also upside down and turned (cells, aerial views)", default=False
     )
-    resize: Mode = option(
-        "how pictures meet the input: letterbox, or stretch, which trains on crops as Darknet did in 2016",
-        default="letterbox",
+    resize: Mode | None = option(
+        "how pictures meet the input: letterbox, or stretch, which trains on crops as Darknet did in 2016; "
+        "none is the model's, stretch for YOLOv1",
+        default=None,
+    )
+    batch_norm: bool = option(
+        "with --no-batch-norm convolutions have biases instead, and dropout of .5 comes before the head, as "
+        "in YOLOv1",
+        default=True,
+    )
+    passthrough: bool = option(
+        "with --no-passthrough a model that has one goes without: the finer map beside the last",
+        default=True,
     )
 
     PATHS = (*LoopConfig.PATHS, "classification", "tree", "names", "map")
@@ -105,7 +117,7 @@ class TrainConfig(LoopConfig):
             raise ValueError(f"--model {self.model}: choose one of {', '.join(PRESETS)}, or a .cfg file")
         if self.cfg is not None and self.weights is None:
             raise ValueError("--cfg: is of --weights; the network to train is --model")
-        if self.resize not in get_args(Mode):
+        if self.resize is not None and self.resize not in get_args(Mode):
             raise ValueError(f"--resize {self.resize}: choose one of {', '.join(get_args(Mode))}")
         if self.imgsz is not None:
             check_side("--imgsz", self.imgsz)
@@ -131,9 +143,15 @@ class TrainConfig(LoopConfig):
         self.augment  # noqa: B018 (complains about its own settings)
 
     def resolved(self, device: torch.device) -> "TrainConfig":
-        """The same configuration with every "none" that has a meaning of its own replaced by that."""
+        """The same configuration with every "none" that has a meaning of its own replaced by that.
+
+        Raises
+        ------
+        UserError
+            If there is no such model, or a flag does not go with what it trains by.
+        """
         builtin = self.data is None
-        known = ("imgsz", "lr", "jitter", "nominal_batch", "milestones", "multi_scale")
+        known = ("imgsz", "lr", "jitter", "nominal_batch", "milestones", "multi_scale", "resize")
         # a run that is resumed knows them, and its .cfg may be gone
         missing = any(getattr(self, name) is None for name in known)
         preset = find_recipe(self.model) if missing else PRESETS["nano"]
@@ -153,10 +171,14 @@ class TrainConfig(LoopConfig):
             "hue": 0.0 if builtin else 0.1,
             "saturation": 1.0 if builtin else 1.5,
             "exposure": 1.0 if builtin else 1.5,
+            "resize": "stretch" if isinstance(preset.head, Grid) else "letterbox",
             "workers": default_workers(device),
         }
         none = {name: value for name, value in meaning.items() if getattr(self, name) is None}
-        return dataclasses.replace(self, **none)
+        try:
+            return dataclasses.replace(self, **none)
+        except ValueError as error:  # the model's way to resize and a flag do not go together
+            raise UserError(str(error)) from None
 
     @property
     def loss(self) -> dict[str, float]:
