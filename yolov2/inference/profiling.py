@@ -35,7 +35,7 @@ class Step(NamedTuple):
     """A line of the table."""
 
     name: str
-    seconds: float  # median of the passes
+    seconds: float  # median of the passes, or the sum of such
     work: Work | None = None  # of the steps of the network
 
 
@@ -227,7 +227,7 @@ def profile(
             steps.append(Step(first[name].name, seconds(first[name].names), first[name].work))
         elif name not in of_network and name != "whole":
             steps.append(Step(name, seconds([name])))
-    network = Step("network", seconds(of_network), total(works))
+    network = Step("network", sum(step.seconds for step in steps if step.work), total(works))
     return Profile(
         steps, network, Step("one CUDA graph" if cuda else "in one call", seconds(["whole"])), roof
     )
