@@ -73,7 +73,7 @@ class Graphs:
             self.captured[shapes] = own, self.capture(lambda: run(own))
         own, replay = self.captured[shapes]
         for to, values in zip(own, batch, strict=True):
-            if to.device == self.device:  # what is left on the host is nothing that the step needs
+            if to.device.type == self.device.type:  # what is left on the host the step does not need
                 to.copy_(values)
         return replay()
 
