@@ -138,6 +138,16 @@ def test_nothing_in_an_update_waits(small_data, tmp_path, monkeypatch, device, p
     assert {"_augment_kernel", "_region_loss_kernel", "_backward_kernel"} <= set(kernels)
 
 
+def test_nor_in_one_of_yolov1(small_data, tmp_path):
+    """Whose loss is torch code on GPUs too."""
+    trainer, _ = trainer_of(small_data, tmp_path, META, model="yolov1-nano", imgsz=None)
+    side = trainer.sizes.largest
+    images, truth = torch.rand(2, 3, side, side, device=META), torch.rand(2, 9, 5, device=META)
+    with NothingWaits():
+        values = trainer._step(Batch(images, truth, torch.arange(2)), 2, 0, 0.1, NOWHERE[0])
+    assert len(values) == len(trainer.task.parts) == 6
+
+
 class OnCpu(Graphs):
     """Replays by running again: all of `Graphs` but CUDA.
 

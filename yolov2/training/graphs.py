@@ -1,10 +1,10 @@
 """Updates as CUDA graphs: what Python launches kernel by kernel once is launched as a whole from then on.
 
-An update of YOLOv2 is a thousand kernels or so. A GPU that is done with each of them before Python has
-launched the next waits for Python; of a graph it is given all at once. A graph reads and writes where it did
-when it was captured, so there is one for every shape of a batch, with tensors of its own that every batch of
-that shape is copied into. What changes from update to update (learning rate, weight in the moving average)
-lies in tensors too; momentum and decay do not change.
+An update of yolov2-voc is some 240 operators of torch, 370 with a moving average, and each is a kernel or
+several. A GPU that is done with one before Python has launched the next waits for Python; of a graph it is
+given all at once. A graph reads and writes where it did when it was captured, so there is one for every shape
+of a batch, with tensors of its own that every batch of that shape is copied into. What changes from update to
+update (learning rate, weight in the moving average) lies in tensors too; momentum and decay do not change.
 """
 
 from collections import Counter
