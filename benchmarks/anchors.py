@@ -31,6 +31,7 @@ from reference.kmeans import mean_best_iou
 from yolov2 import plots
 from yolov2.anchors import METHODS, box_cells, read_boxes
 from yolov2.cli import option, parse, run
+from yolov2.errors import UserError
 
 SHORT, LONG = 600, 1000  # pixels of the shorter side, and at most of the longer: Faster R-CNN's input
 SCALES = (128, 256, 512)  # roots of the anchors' areas in those pixels
@@ -202,7 +203,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         "command": shlex.join(["python", "-m", "benchmarks.anchors", *argv]),
         "environment": environment(),
     }
-    results |= measure(config)
+    try:
+        results |= measure(config)
+    except ValueError as error:  # fewer shapes of boxes than anchors
+        raise UserError(f"{config.boxes or config.data}: {error}") from error
     print(report(results))
     file = config.out / f"anchors-{results['environment']['date'][:10]}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
