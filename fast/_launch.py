@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from reference.region import Region
@@ -168,6 +169,43 @@ def launch(
 def region_of(settings: str) -> Region:
     """The region behind the text that an operator was given (`Region.settings`)."""
     return Region.from_settings(settings)
+
+
+class Operator:
+    """A function of tensors as an operator of torch, and called as what it is where nobody asks for that.
+
+    Compilers, exports, modes and gradients see the operator. Torch's first call of such an operator imports
+    its compiler, which takes longer than finding the objects in a picture.
+
+    Parameters
+    ----------
+    name : str
+        "yolov2::...".
+    function : callable
+        With annotations, from which torch takes the schema. What it returns shares no memory with its
+        arguments.
+    """
+
+    def __init__(self, name: str, function: Callable[..., Any]):
+        self.function = function
+        self.op = torch.library.custom_op(name, function, mutates_args=())
+        self.register_fake, self.register_autograd = self.op.register_fake, self.op.register_autograd
+
+    def __call__(self, *args: Any) -> Any:
+        traced = torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None
+        return (self.op if traced or any(map(_watched, args)) else self.function)(*args)
+
+
+def operator(name: str) -> Callable[[Callable[..., Any]], Operator]:
+    """Make an `Operator` of a function."""
+    return lambda function: Operator(name, function)
+
+
+def _watched(value: Any) -> bool:
+    """Whether that is a tensor of which more than its values matters."""
+    if not isinstance(value, Tensor):
+        return False
+    return type(value) not in (Tensor, Parameter) or (value.requires_grad and torch.is_grad_enabled())
 
 
 def once(make: Callable[..., T]) -> Callable[..., T]:

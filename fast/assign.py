@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fast._launch import DTYPES, layout, region_of, use_triton
+from fast._launch import DTYPES, layout, operator, region_of, use_triton
 from fast.boxes import box_iou_broadcast
 from fast.decode import decode_boxes, split_head
 from reference.region import Region
@@ -145,7 +145,7 @@ def assign_targets(pred: Tensor, truth: Tensor, region: Region) -> Assignment:
     return Assignment(slots >> 1, (slots & 1).bool())
 
 
-@torch.library.custom_op("yolov2::assign_targets", mutates_args=())
+@operator("yolov2::assign_targets")
 def _assign_targets(pred: Tensor, truth: Tensor, settings: str) -> Tensor:
     """Slots (B, A, H, W) int32: 2 * row of the truth (-1: none) + whether the prediction is excused."""
     region = region_of(settings)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from fast._launch import DTYPES, use_triton
+from fast._launch import DTYPES, operator, use_triton
 
 GREY = 0.5  # what the canvas is filled with, before its colours change
 CLASSIFICATION_ONLY = 999999.0  # in all four box fields: the picture has a class but no box (SPEC 6)
@@ -205,7 +205,7 @@ def _draw(canvas: Tensor, buffer: Tensor, at: Placed, colour: list[float]) -> No
         canvas.copy_(canvas.flip(turned))
 
 
-@torch.library.custom_op("yolov2::augment", mutates_args=())
+@operator("yolov2::augment")
 def _augment(
     buffer: Tensor,
     table: Tensor,

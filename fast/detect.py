@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fast._launch import DTYPES, region_of, use_triton
+from fast._launch import DTYPES, operator, region_of, use_triton
 from fast.decode import class_scores, decode, decode_boxes, decode_candidates, node_scores, split_head
 from fast.nms import batched_nms, multi_label_nms
 from reference.region import Region, TreeRule
@@ -97,7 +97,7 @@ def detect(
     )
 
 
-@torch.library.custom_op("yolov2::detect", mutates_args=())
+@operator("yolov2::detect")
 def _detect(
     pred: Tensor,
     settings: str,

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from fast._launch import DTYPES, use_triton
+from fast._launch import DTYPES, operator, use_triton
 from fast.image import resize
 
 Size = tuple[int, int]
@@ -230,7 +230,7 @@ def _draw(canvas: Tensor, image: Tensor, place: Placement) -> None:
     torch.mul(resize(picture, w, h), 1 / 255, out=canvas[:, y : y + h, x : x + w])
 
 
-@torch.library.custom_op("yolov2::letterbox", mutates_args=())
+@operator("yolov2::letterbox")
 def _letterbox(
     buffer: Tensor, pictures: int, width: int, height: int, dtype: torch.dtype, channels_last: bool
 ) -> Tensor:

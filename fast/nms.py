@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fast._launch import use_triton
+from fast._launch import operator, use_triton
 from fast.boxes import box_iou
 
 
@@ -168,7 +168,7 @@ def _walk(boxes: Tensor, location: Tensor, group: Tensor, iou_threshold: float, 
     return kept
 
 
-@torch.library.custom_op("yolov2::batched_nms", mutates_args=())
+@operator("yolov2::batched_nms")
 def _batched_nms(
     boxes: Tensor, scores: Tensor, iou_threshold: float, max_det: int, classes: Tensor | None, conf: float
 ) -> tuple[Tensor, Tensor]:
@@ -196,7 +196,7 @@ def _(boxes, scores, iou_threshold, max_det, classes, conf):
     return boxes.new_empty((B, max_det), dtype=torch.int64), boxes.new_empty((B,), dtype=torch.int64)
 
 
-@torch.library.custom_op("yolov2::multi_label_nms", mutates_args=())
+@operator("yolov2::multi_label_nms")
 def _multi_label_nms(
     boxes: Tensor, scores: Tensor, iou_threshold: float, max_det: int, conf: float, class_agnostic: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:

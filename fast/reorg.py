@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fast._launch import layout, use_triton
+from fast._launch import layout, operator, use_triton
 from reference.layers import ReorgOrder
 
 #: what the kernel takes elements of so many bytes for: a permutation moves bits, whatever they mean
@@ -70,7 +70,7 @@ def _shape(x: Tensor, s: int, inverse: bool) -> tuple[int, int, int]:
     return (C // (s * s), H * s, W * s) if inverse else (C * s * s, H // s, W // s)
 
 
-@torch.library.custom_op("yolov2::reorg", mutates_args=())
+@operator("yolov2::reorg")
 def _reorg(x: Tensor, s: int, darknet: bool, inverse: bool) -> Tensor:
     """Space to depth or, `inverse`, depth to space; `darknet`: of the memory read as (C / s^2, H s, W s)."""
     shape = _shape(x, s, inverse)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fast._launch import DTYPES, use_triton
+from fast._launch import DTYPES, operator, use_triton
 
 
 def stem(x: Tensor, weights: Tensor, bias: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ def stem(x: Tensor, weights: Tensor, bias: Tensor) -> Tensor:
     return _stem(x, weights, bias)
 
 
-@torch.library.custom_op("yolov2::stem", mutates_args=())
+@operator("yolov2::stem")
 def _stem(x: Tensor, weights: Tensor, bias: Tensor) -> Tensor:
     x, weights = (t.contiguous(memory_format=torch.channels_last) for t in (x, weights))
     if use_triton(x) and x.dtype in DTYPES:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fast._launch import DTYPES, once, use_triton
+from fast._launch import DTYPES, once, operator, use_triton
 from reference.region import TreeRule, WordTree
 
 PIECE = 64  # rows turned around at once on a CPU: 2.4 MB of the 9k tree in float32
@@ -287,7 +287,7 @@ def _absolute(out: Tensor, conditional: Tensor, structure: str) -> None:
         above = level
 
 
-@torch.library.custom_op("yolov2::tree_softmax", mutates_args=())
+@operator("yolov2::tree_softmax")
 def _tree_softmax(scores: Tensor, structure: str, dim: int) -> Tensor:
     if use_triton(scores) and scores.dtype in DTYPES:
         from fast.kernels.wordtree import tree_softmax as kernel
@@ -296,7 +296,7 @@ def _tree_softmax(scores: Tensor, structure: str, dim: int) -> Tensor:
     return _nodes_first(_softmax, structure, dim, scores)
 
 
-@torch.library.custom_op("yolov2::tree_softmax_grad", mutates_args=())
+@operator("yolov2::tree_softmax_grad")
 def _tree_softmax_grad(probs: Tensor, grad: Tensor, structure: str, dim: int) -> Tensor:
     """dL/d(scores) = p (g - sum of g p over the group), from p = tree_softmax(scores) and g = dL/dp."""
     if use_triton(probs) and probs.dtype in DTYPES:
@@ -306,7 +306,7 @@ def _tree_softmax_grad(probs: Tensor, grad: Tensor, structure: str, dim: int) ->
     return _softmax_grad(structure, dim, probs, grad)
 
 
-@torch.library.custom_op("yolov2::absolute_probability", mutates_args=())
+@operator("yolov2::absolute_probability")
 def _absolute_probability(conditional: Tensor, structure: str, dim: int) -> Tensor:
     if use_triton(conditional) and conditional.dtype in DTYPES:
         from fast.kernels.wordtree import absolute_probability as kernel

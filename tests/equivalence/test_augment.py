@@ -232,7 +232,7 @@ def sample(backend):
 @each_backend
 def test_it_is_an_operator(backend):
     with backend:
-        torch.library.opcheck(fast.augment._augment, (*sample(backend), 24, 14, torch.float16, True))
+        torch.library.opcheck(fast.augment._augment.op, (*sample(backend), 24, 14, torch.float16, True))
 
 
 @each_backend

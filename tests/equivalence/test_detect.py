@@ -185,7 +185,7 @@ def test_operator_is_well_formed(backend, conf):
     pred = torch.randn(1, 14, 2, 3, generator=torch.Generator().manual_seed(0))
     with backend:
         arguments = (backend.tensor(pred), region.settings, conf, 0.45, 5, True, False, 0.5, None, "darknet")
-        torch.library.opcheck(fast.detect._detect, arguments)
+        torch.library.opcheck(fast.detect._detect.op, arguments)
 
 
 @each_backend

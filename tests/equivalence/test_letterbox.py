@@ -174,7 +174,7 @@ def sample(backend):
 def test_it_is_an_operator(backend, channels_last):
     _, packed = sample(backend)
     with backend:
-        torch.library.opcheck(fast.letterbox._letterbox, (*packed, torch.float16, channels_last))
+        torch.library.opcheck(fast.letterbox._letterbox.op, (*packed, torch.float16, channels_last))
 
 
 @each_backend

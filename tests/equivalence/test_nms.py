@@ -146,8 +146,8 @@ def test_operators_are_well_formed(backend, by_class):
     with backend:
         boxes, one, all = backend.tensor(boxes), backend.tensor(scores[..., 0]), backend.tensor(scores)
         classes = backend.tensor(torch.zeros(2, 5, dtype=torch.int64)) if by_class else None
-        torch.library.opcheck(fast.nms._batched_nms, (boxes, one, 0.5, 4, classes, 0.1))
-        torch.library.opcheck(fast.nms._multi_label_nms, (boxes, all, 0.5, 4, 0.1, by_class))
+        torch.library.opcheck(fast.nms._batched_nms.op, (boxes, one, 0.5, 4, classes, 0.1))
+        torch.library.opcheck(fast.nms._multi_label_nms.op, (boxes, all, 0.5, 4, 0.1, by_class))
 
 
 def test_shapes_that_do_not_fit():

@@ -268,10 +268,10 @@ def test_operators_are_well_formed(backend, order):
     with backend:
         x, g = (place.tensor(backend, normal(seed, place.shape(TREE), 1.0)) for seed in (1, 2))
         arguments = (TREE.structure, 2)
-        torch.library.opcheck(fast.wordtree._tree_softmax, (x, *arguments))
-        torch.library.opcheck(fast.wordtree._tree_softmax, (x.detach().requires_grad_(), *arguments))
-        torch.library.opcheck(fast.wordtree._tree_softmax_grad, (x, g, *arguments))
-        torch.library.opcheck(fast.wordtree._absolute_probability, (x, *arguments))
+        torch.library.opcheck(fast.wordtree._tree_softmax.op, (x, *arguments))
+        torch.library.opcheck(fast.wordtree._tree_softmax.op, (x.detach().requires_grad_(), *arguments))
+        torch.library.opcheck(fast.wordtree._tree_softmax_grad.op, (x, g, *arguments))
+        torch.library.opcheck(fast.wordtree._absolute_probability.op, (x, *arguments))
 
 
 class Probabilities(torch.nn.Module):
