@@ -6,7 +6,7 @@ from torch import nn
 
 from reference.region import Region
 from tests.models import NETWORKS
-from yolov2.inference.folded import PackedConv, can_pack, fold, pack
+from yolov2.inference.folded import FoldedConv, PackedConv, PooledConv, can_pack, fold, pack, pool_first
 from yolov2.network import Network
 from yolov2.presets import nano
 
@@ -45,6 +45,7 @@ def test_same_outputs(name, batch_norm):
         folded = fold(network)
         scale = 1e-6 * want.abs().max()
         assert (folded(x) - want).abs().max() <= 4 * error + scale
+        assert (pool_first(folded)(x) - want).abs().max() <= 4 * error + scale
         if can_pack():
             assert (pack(folded, x)(x) - want).abs().max() <= 4 * error + scale
 
@@ -58,6 +59,22 @@ def test_packed_takes_other_sizes_and_batches():
         x = torch.rand(shape)
         with torch.inference_mode():
             torch.testing.assert_close(packed(x), network(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_pooling_first_changes_no_bit_but_those_of_the_bias(dtype):
+    """Without a bias the pool and the activation commute exactly; maps that are routed away are left."""
+    folded = fold(trained("nano"), dtype)
+    for block in folded.blocks:
+        if hasattr(block, "bias"):
+            block.bias.zero_()
+    pooled = pool_first(folded)
+    assert sum(isinstance(block, PooledConv) for block in pooled.blocks) >= 3
+    x = images("nano").to(dtype)
+    with torch.inference_mode():
+        assert torch.equal(pooled(x), folded(x))
+    assert 2 in trained("region")._wanted  # in front of a pool, and routed
+    assert isinstance(pool_first(fold(trained("region"))).blocks[2], FoldedConv)
 
 
 def test_the_network_is_left_alone():

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from reference.layers import head_index
 from yolov2.errors import UserError
-from yolov2.inference.folded import can_pack, fold, pack
+from yolov2.inference.folded import can_pack, fold, pack, pool_first
 from yolov2.network import Network, get_parameters
 
 EngineName = Literal["auto", "eager", "compile", "onnxruntime", "openvino"]
@@ -89,7 +89,7 @@ def open_engine(
     if name == "compile":
         return Compiled(folded), dtype
     packs = device.type == "cpu" and dtype == torch.float32 and can_pack()
-    return Packed(folded) if packs else folded, dtype
+    return Packed(folded) if packs else pool_first(folded), dtype
 
 
 class Packed:
@@ -103,7 +103,7 @@ class Packed:
     def __call__(self, images: Tensor) -> Tensor:
         with self._lock:
             if not self._packed:
-                self._network = pack(self._network, images)
+                self._network = pool_first(pack(self._network, images))
                 self._packed = True
         return self._network(images)
 

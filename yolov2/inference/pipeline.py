@@ -112,7 +112,9 @@ class Pipeline:
         if not self._cuda:
             return _Slot(packed)
         torch.cuda.synchronize(self._device)
-        with torch.cuda.stream(self._compute), torch.backends.cudnn.flags(enabled=True, benchmark=True):
+        # float32 is float32: TF32 would round the inputs of convolutions to ten bits
+        exact = torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False)
+        with torch.cuda.stream(self._compute), exact:
             for _ in range(WARM_UPS):
                 self._run(packed)
             torch.cuda.synchronize(self._device)
