@@ -1,11 +1,18 @@
-"""What a torch user would write instead, with the libraries at hand; None where a library is missing."""
+"""What a user would take instead, with the libraries at hand; None where a library is missing."""
 
+import os
+import pickle
+import subprocess
+import sys
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from fast.assign import match, read_truths
 from fast.decode import decode, decode_boxes, split_head
@@ -106,3 +113,101 @@ def autograd_loss(
         offset = (head[:, :, :2].sigmoid() - 0.5).square().sum(2) + head[:, :, 2:4].square().sum(2)
         total = total + region.prior_scale / 2 * offset.where(~responsible, 0).sum()
     return total
+
+
+# ---------------------------------------------------------------- a network's raw output, on a CPU
+
+Forward = Callable[[], np.ndarray]
+
+
+def frozen(network: nn.Module) -> Callable[[Tensor], Tensor]:
+    """torch.compile with the weights as constants, which is its best on a CPU; compiled at the first call."""
+    compiled = torch.compile(network, dynamic=False, options={"freezing": True})
+    return torch.no_grad()(lambda x: compiled(x))  # freezing knows no inference mode
+
+
+def in_onnxruntime(model: bytes, images: np.ndarray) -> Forward | None:
+    """An ONNX file in onnxruntime, as a user opens it."""
+    try:
+        import onnxruntime
+    except ImportError:
+        return None
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    return lambda: session.run(None, {"images": images})[0]
+
+
+def in_openvino(model: bytes, images: np.ndarray) -> Forward | None:
+    """The same in OpenVINO, asked for low latency and held to float32."""
+    try:
+        import openvino
+    except ImportError:
+        return None
+    core = openvino.Core()
+    read = core.read_model(model)
+    read.reshape(list(images.shape))
+    hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    request = core.compile_model(read, "CPU", hints).create_infer_request()
+    return lambda: next(iter(request.infer({"images": images}).values()))
+
+
+def in_opencv(model: bytes, images: np.ndarray) -> Forward | None:
+    """The same in OpenCV."""
+    try:
+        import cv2
+    except ImportError:
+        return None
+    network = cv2.dnn.readNetFromONNX(np.frombuffer(model, np.uint8))
+
+    def run() -> np.ndarray:
+        network.setInput(images)
+        return network.forward()
+
+    return run
+
+
+#: names a folder with an OpenCV that reads Darknet's files: of pip install --target DIR "opencv-python<5"
+OPENCV4 = "YOLOV2_OPENCV4"
+_OPENCV4 = """
+import pickle, sys
+sys.path[:0] = sys.argv[1:2]
+import cv2
+network = cv2.dnn.readNetFromDarknet(*sys.argv[2:])
+raw = [n for n in network.getLayerNames() if n.startswith(("conv_", "avgpool_"))][-1]
+images = pickle.load(sys.stdin.buffer)
+while sys.stdin.buffer.read(1):
+    network.setInput(images)
+    pickle.dump(network.forward(raw), sys.stdout.buffer)
+    sys.stdout.buffer.flush()
+"""
+
+
+def in_opencv4(cfg: Path, weights: Path, images: np.ndarray) -> Forward | None:
+    """Darknet's files in OpenCV before version 5, in a process of its own: two OpenCVs do not fit into one.
+
+    A call costs the way of the result through a pipe besides, less than a millisecond.
+    """
+    folder = os.environ.get(OPENCV4, "")
+    if not folder and (opencv_version() or 5) >= 5:
+        return None
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    child = subprocess.Popen([sys.executable, "-c", _OPENCV4, folder, str(cfg), str(weights)], **pipes)
+    assert child.stdin is not None and child.stdout is not None
+    to, back = child.stdin, child.stdout
+    pickle.dump(images, to)
+
+    def run() -> np.ndarray:
+        to.write(b".")
+        to.flush()
+        return pickle.load(back)
+
+    return run
+
+
+def opencv_version() -> int | None:
+    """The OpenCV that this process would import: 4, 5, ..."""
+    for package in ("opencv-python-headless", "opencv-python", "opencv-contrib-python"):
+        try:
+            return int(version(package).split(".")[0])
+        except PackageNotFoundError:
+            pass
+    return None

@@ -47,11 +47,11 @@ class Effort:
     seconds: float = 2.5 if CUDA else 1.0  # a contender, and way of timing it
     most: int = 300  # samples
     least: int = 5
-    compile: float = 200.0 if CUDA else 40.0  # seconds for torch.compile, all races together
+    compile: float = 200.0 if CUDA else 90.0  # seconds for torch.compile, all races together
 
-    def samples_of(self, seconds: float) -> int:
+    def samples_of(self, seconds: float, least: int = 0) -> int:
         """How often to run what takes so long; 100 times wherever that takes less than three shares."""
-        share = int(self.seconds / max(seconds, 1e-7))
+        share = max(least, int(self.seconds / max(seconds, 1e-7)))
         wanted = max(share, 100) if 3 * share >= 100 else share
         return max(self.least, min(self.most, wanted))
 
@@ -64,7 +64,7 @@ class Row:
     """One contender, timed in one way; microseconds."""
 
     contender: str
-    mode: str = ""  # "call" or "graph"
+    mode: str = ""  # "call" or "graph"; "part" of ours; "quoted", not measured
     cache: str = ""  # "warm" or "flushed"
     median: float = 0.0
     p20: float = 0.0
@@ -83,6 +83,8 @@ class Result:
     bytes: int
     floor: float  # microseconds that moving the bytes takes
     target: str
+    ours: str = OURS  # the contender that others are compared with
+    facts: dict[str, Any] = field(default_factory=dict)  # whatever else is worth saving
     rows: list[Row] = field(default_factory=list)
 
     def median(self, contender: str, mode: str = "call", cache: str = "warm") -> float | None:
@@ -94,12 +96,12 @@ class Result:
 
     def times_ours(self, row: Row, mode: str | None = None) -> float | None:
         """How many times longer a contender takes than we do, timed alike or in another `mode` of ours."""
-        ours = self.median(OURS, mode or row.mode, row.cache)
-        return row.median / ours if ours and not row.note and row.contender != OURS else None
+        ours = self.median(self.ours, mode or row.mode, row.cache)
+        return row.median / ours if ours and not row.note and row.contender != self.ours else None
 
     def records(self) -> Iterator[dict[str, Any]]:
         """Rows as flat dictionaries, everything worked out."""
-        about = {k: v for k, v in asdict(self).items() if k != "rows"}
+        about = {k: v for k, v in asdict(self).items() if k not in ("rows", "facts")} | self.facts
         for row in self.rows:
             record = about | asdict(row)
             if not row.note:
@@ -124,6 +126,11 @@ class _Contender:
     backend: _launch.Backend
     graph: str  # why no graph can hold it, or nothing
     check: Callable[[Any], None]
+    repeats: int = 1  # how often a call does the work
+
+
+#: how contenders are timed: mode, and whether the cache is flushed before
+WAYS = [("call", False), ("call", True), ("graph", False), ("graph", True)] if CUDA else [("call", False)]
 
 
 class Race:
@@ -139,10 +146,27 @@ class Race:
         Gets the result of every contender before anything is timed, and asserts that it is right.
     target : str
         What KERNELS.md asks for, shown beside what was measured on a GPU.
+    ours : str
+        The contender that others are compared with.
+    least : int
+        So many samples of each, if --benchmark-quick does not forbid it.
+    ways : list of (mode, flush)
+        A part of `WAYS`.
     """
 
-    def __init__(self, work: str, case: str, images: int, check: Callable[[Any], None], target: str = ""):
+    def __init__(
+        self,
+        work: str,
+        case: str,
+        images: int,
+        check: Callable[[Any], None],
+        target: str = "",
+        ours: str = OURS,
+        least: int = 0,
+        ways: list[tuple[str, bool]] = WAYS,
+    ):
         self.work, self.case, self.images, self.check, self.target = work, case, images, check, target
+        self.reference, self.least, self.ways = ours, least, ways
         self.contenders: list[_Contender] = []
         self.notes: list[Row] = []
 
@@ -161,21 +185,33 @@ class Race:
         graph: str = "",
         note: str = "not installed",
         check: Callable[[Any], None] | None = None,
+        backend: _launch.Backend = "torch",
+        repeats: int = 1,
     ) -> None:
         """Enter another way; `graph` says why no CUDA graph can hold it, no call is a `note`."""
         if call is None:
             self.notes.append(Row(name, note=note))
         else:
-            self.contenders.append(_Contender(name, call, "torch", graph, check or self.check))
+            entry = _Contender(name, call, backend, graph, check or self.check, repeats)
+            self.contenders.append(entry)
 
-    def compiled(self, call: Callable[..., Any], *args: Any, through: Callable | None = None) -> None:
+    def quote(self, name: str, images_per_second: float) -> None:
+        """Enter a number that somebody published."""
+        time = 1e6 * self.images / images_per_second
+        self.notes.append(Row(name, "quoted", median=time, p20=time, p80=time))
+
+    def compiled(
+        self, call: Callable[..., Any], *args: Any, through: Callable | None = None, best: bool = False
+    ) -> None:
         """Enter torch.compile of ``call(*args)``, within the time left for compiling.
 
         `through` gets the compiled function and does the rest of the work, e.g. the backward pass. CUDA
-        graphs of compiled code are torch's own, which knows what cannot go into one.
+        graphs of compiled code are torch's own, which knows what cannot go into one; the `best` alone is
+        the one with graphs where there is a GPU.
         """
         torch._dynamo.reset()  # forget those of other races, which count against a limit
         kinds = {"torch.compile": None} | ({"torch.compile, graphs": "reduce-overhead"} if CUDA else {})
+        kinds = dict([*kinds.items()][-1:]) if best else kinds
         for name, mode in kinds.items():
             run = _compiled(call, args, through, mode)
             note = compile_now(run)
@@ -184,19 +220,32 @@ class Race:
             else:
                 self.contenders.append(_Contender(name, run, "torch", "see its own row", self.check))
 
-    def run(self, benchmark: Any, bytes_moved: int) -> Result:
-        """Check all, time all in turns, remember the result; `benchmark` is pytest-benchmark's fixture."""
+    def run(
+        self,
+        benchmark: Any,
+        bytes_moved: int,
+        floor: float | None = None,
+        facts: dict[str, Any] | None = None,
+    ) -> Result:
+        """Check all, time all in turns, remember the result; `benchmark` is pytest-benchmark's fixture.
+
+        The `floor`, in seconds, is that of moving the bytes unless it is given.
+        """
         for c in self.contenders:
-            with _launch.use_backend(c.backend):
-                c.check(c.call())
-        floor = bytes_moved / bandwidth() * 1e6
-        result = Result(self.work, self.case, self.images, bytes_moved, floor, self.target, [*self.notes])
-        for mode, flush in [("call", False), ("call", True), ("graph", False), ("graph", True)]:
-            if CUDA or (mode == "call" and not flush):
-                result.rows += self._time(mode, flush)
+            try:
+                with _launch.use_backend(c.backend):
+                    c.check(c.call())
+            except AssertionError as error:
+                error.add_note(f"that was {c.name}")
+                raise
+        floor = 1e6 * (bytes_moved / bandwidth() if floor is None else floor)
+        about = (self.work, self.case, self.images, bytes_moved, floor, self.target, self.reference)
+        result = Result(*about, facts or {}, [*self.notes])
+        for mode, flush in self.ways:
+            result.rows += self._time(mode, flush)
         results.append(result)
-        ours = next(c for c in self.contenders if c.name == OURS)
-        benchmark.extra_info.update(work=self.work, case=self.case, median_us=result.median(OURS))
+        ours = next(c for c in self.contenders if c.name == self.reference)
+        benchmark.extra_info.update(work=self.work, case=self.case, median_us=result.median(ours.name))
         benchmark.pedantic(_synchronous(ours.call), rounds=3, warmup_rounds=1)
         return result
 
@@ -218,10 +267,10 @@ class Race:
                 for _ in range(2):
                     clock()
                 seconds = min(_elapsed(clock) for _ in range(2))
-            clocks.append((c, clock, effort.samples_of(seconds)))
+            clocks.append((c, clock, effort.samples_of(seconds, self.least)))
         times = _in_turns([(clock, samples, c.backend) for c, clock, samples in clocks])
         for (c, _, samples), t in zip(clocks, times, strict=True):
-            p20, median, p80 = np.percentile(t, [20, 50, 80])
+            p20, median, p80 = np.percentile(t, [20, 50, 80]) / c.repeats
             rows.append(Row(c.name, mode, cache_state, float(median), float(p20), float(p80), samples))
         return rows
 
@@ -365,7 +414,7 @@ def compile_now(run: Call) -> str:
 
 def plain(operator: Any) -> Callable[..., Any]:
     """The Python function behind a custom operator, which torch.compile would not look into."""
-    return operator._init_fn
+    return operator.function
 
 
 def nbytes(*tensors: Tensor) -> int:

@@ -1,0 +1,11 @@
+"""FPS of whole networks, 64 pictures at a time, on a GPU; see `bench_network.py`."""
+
+import pytest
+
+from benchmarks import network_races as races
+
+
+@pytest.mark.parametrize(("name", "side"), races.CASES, ids=str)
+def test_pictures_to_results(benchmark, request, name, side):
+    quick = request.config.getoption("benchmark_quick")
+    races.gpu_case(benchmark, name, side, 2 if quick else 64, quick)
