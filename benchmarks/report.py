@@ -7,7 +7,7 @@
 
 A table in a document stands between ``<!-- results:FILE/TABLE -->``, where FILE is a file of results
 without its ``.json``, and ``<!-- end -->``. The files are written by
-``pytest --benchmark-only --benchmark-results=DIR``.
+``pytest --benchmark-only --benchmark-results=DIR``, or by another program here whose ``report`` tells them.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,15 +52,19 @@ class Saved:
     name: str
     environment: dict[str, Any]
     rows: list[Row]
+    text: str = ""  # the report of the program that wrote it, where that is one of its own
 
     @classmethod
     def read(cls, path: Path) -> "Saved":
         """Read a file; one that is none ends the program with a line that says so."""
         try:
             content = json.loads(path.read_text())
-            return cls(path.stem, content["environment"], content["rows"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise SystemExit(f"{path}: no file of results ({error})") from None
+            rows = [row for row in content.get("rows", ()) if "contender" in row]
+            own = re.match(r"python -m (benchmarks\.\w+)", content.get("command", ""))
+            text = import_module(own[1]).report(content) if own else ""
+            return cls(path.stem, content["environment"], rows, text)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, ImportError) as error:
+            raise SystemExit(f"{path}: no file of results ({error!r})") from None
 
     def races(self) -> dict[tuple[str, str], list[Row]]:
         """Rows by work and case."""
@@ -76,6 +81,8 @@ class Saved:
 
     def tables(self) -> Iterator[tuple[str, list[str]]]:
         """Names and lines of all tables."""
+        if self.text:
+            yield f"{self.name}/report", ["```", *self.text.splitlines(), "```"]
         if self.sizes():
             yield f"{self.name}/sizes", [*sizes_table(self.sizes()), "", self.conditions()]
         for (work, case), rows in self.races().items():
@@ -87,13 +94,13 @@ class Saved:
         e, all_rows = self.environment, rows or [row for race in self.sizes() for row in race]
         about = [e["device"]]
         threads = {str(row["threads"]) for row in all_rows if "threads" in row} or {e["threads"]}
-        about += [] if e.get("cuda") else [f"{' or '.join(sorted(threads))} threads"]
+        about += [] if e.get("cuda") else [f"threads {' or '.join(sorted(threads))}"]
         about += [f"{key} {e[key]}" for key in ("driver", "torch", "triton") if e.get(key)]
         about += [f"commit {(e.get('commit') or e['sources'])[:10]}", e["date"][:10]]
         peaks = {"peak_flops_per_second": (1e12, "TFLOP/s"), "peak_bytes_per_second": (1e9, "GB/s")}
         best = {key: max((row.get(key, 0) for row in all_rows), default=0) for key in peaks}
         if all(best.values()):
-            roof = " and ".join(f"{best[key] / unit:.3g} {name}" for key, (unit, name) in peaks.items())
+            roof = " and ".join(f"{number(best[key] / unit)} {name}" for key, (unit, name) in peaks.items())
             about.append(f"roofline {roof}, a product of matrices and a copy in the same process")
         return f"{', '.join(about)}. Medians of interleaved samples."
 
@@ -209,7 +216,7 @@ def chart(files: Sequence[Saved], out: Path) -> None:
     files = [f for f in files if f.sizes()]
     if not files:
         raise SystemExit(f"no figure: no file has rows of {WORK}")
-    figure = Figure(figsize=(6.5 * (1 + len(files)), 4.5), layout="constrained")
+    figure = Figure(figsize=(6.5 * (1 + len(files)), 5), layout="constrained")
     first, *others = figure.subplots(1, 1 + len(files), squeeze=False)[0]
     tradeoff(files, first)
     for file, axes in zip(files, others, strict=True):
@@ -240,11 +247,12 @@ def tradeoff(files: Sequence[Saved], axes: Any) -> None:
         for s in sides:
             axes.annotate(str(s), (points[s], PAPER[s].map), (4, -9), textcoords="offset points", size=7)
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter("{x:.4g}")
-    axes.xaxis.set_minor_formatter(lambda x, _: f"{x:.4g}" if f"{x:e}"[0] in "25" else "")
+    axes.xaxis.set_major_formatter("{x:,.6g}")
+    axes.xaxis.set_minor_formatter(lambda x, _: f"{x:,.6g}" if f"{x:e}"[0] in "25" else "")
+    axes.tick_params(axis="x", which="both", labelsize=7)
     axes.set(xlabel="pictures a second, from bytes to boxes", ylabel="the paper's mAP on VOC 2007 (%)")
     axes.set_title("YOLOv2 over sizes: measured speed, the paper's accuracy", size=10)
-    axes.legend(frameon=False, fontsize=7)
+    axes.legend(frameon=False, fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.14))
 
 
 def roofline(file: Saved, axes: Any) -> None:
