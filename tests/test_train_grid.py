@@ -15,6 +15,7 @@ from tests.test_train import assert_same_run, results
 from yolov2 import detect, evaluate
 from yolov2.detector import Detector
 from yolov2.train import main
+from yolov2.train_config import TrainConfig
 
 NANO = ("--model", "yolov1-nano", *TINY)
 
@@ -24,7 +25,7 @@ def grid_run(small_data, tmp_path_factory):
     """The folder of a finished run with dropout and a moving average; not to be changed."""
     project = tmp_path_factory.mktemp("grid")
     flags = ("--data", small_data, "--project", project)
-    assert command(main, *flags, *NANO, "--no-batch-norm", "--ema", "0.9", "--lr", "0.001") == 0
+    assert command(main, *flags, *NANO, "--no-batch-norm", "--ema", "0.9") == 0
     return project / "train"
 
 
@@ -68,7 +69,7 @@ class TestARun:
 
         monkeypatch.setattr(yolov2.train, "grid_loss", interrupted)
         flags = ("--data", small_data, "--project", tmp_path)
-        assert command(main, *flags, *NANO, "--no-batch-norm", "--ema", "0.9", "--lr", "0.001") == 130
+        assert command(main, *flags, *NANO, "--no-batch-norm", "--ema", "0.9") == 130
         assert command(main, "--resume", tmp_path / "train") == 0
         assert_same_run(grid_run, tmp_path / "train")
         assert any(key.startswith("ema/") for key in load_file(tmp_path / "train" / "last.safetensors"))
@@ -85,8 +86,16 @@ class TestARun:
 
 
 class TestSwitches:
+    def test_a_tenth_of_the_rate_without_batch_norm(self):
+        rates = [
+            TrainConfig(model="yolov1-nano", batch_norm=on).resolved(torch.device("cpu")).lr
+            for on in (True, False)
+        ]
+        assert rates == pytest.approx([0.005, 0.0005])
+        assert TrainConfig(lr=0.5, batch_norm=False).resolved(torch.device("cpu")).lr == 0.5
+
     def test_neither_batch_norm_nor_passthrough(self, small_data, tmp_path):
-        flags = ("--data", small_data, "--project", tmp_path, *TINY, "--epochs", "1", "--lr", "1e-3")
+        flags = ("--data", small_data, "--project", tmp_path, *TINY, "--epochs", "1")
         assert command(main, *flags, "--no-batch-norm", "--no-passthrough") == 0
         network = Detector.load(tmp_path / "train" / "best.safetensors").network
         assert not any(isinstance(layer, Reorg) for layer in network.layers)

@@ -313,10 +313,10 @@ PRESETS: dict[str, Recipe] = {
         milestones=(0.8, 0.9),
     ),
     "nano": Recipe(nano, 416, Region(VOC_ANCHORS, 20), 0.2, 0.01, 8, milestones=(0.7, 0.9)),
-    # the rates are those that the files' schedules rise to in their first 600 and 800 updates
+    # the rates of the published ones are those that their files rise to in the first 600 and 800 updates
     "yolov1": Recipe(yolov1, 448, Grid(), 0.2, 0.005),
     "yolov1-tiny": Recipe(yolov1_tiny, 448, Grid(boxes=2), 0.2, 0.01),
-    "yolov1-nano": Recipe(yolov1_nano, 224, Grid(boxes=2), 0.2, 0.01, 8, milestones=(0.7, 0.9)),
+    "yolov1-nano": Recipe(yolov1_nano, 224, Grid(boxes=2), 0.2, 0.005, 8, milestones=(0.7, 0.9)),
 }
 NETWORKS: dict[str, Preset] = {
     **PRESETS,

@@ -99,8 +99,8 @@ class TrainConfig(LoopConfig):
         default=None,
     )
     batch_norm: bool = option(
-        "with --no-batch-norm convolutions have biases instead, and dropout of .5 comes before the head, as "
-        "in YOLOv1",
+        "with --no-batch-norm convolutions have biases instead, dropout of .5 comes before the head as in "
+        "YOLOv1, and --lr none is a tenth of the model's",
         default=True,
     )
     passthrough: bool = option(
@@ -163,8 +163,9 @@ class TrainConfig(LoopConfig):
             "epochs": 8 if builtin else 100,
             "imgsz": imgsz,
             "nominal_batch": nominal,
-            # an update on fewer pictures has a noisier gradient and takes a smaller step
-            "lr": preset.lr * nominal / preset.nominal_batch,
+            # an update on fewer pictures has a noisier gradient and takes a smaller step; without batch norm
+            # `nano` and `yolov1-nano` diverge within ten updates of .01
+            "lr": preset.lr * nominal / preset.nominal_batch * (1 if self.batch_norm else 0.1),
             "milestones": preset.milestones,
             "multi_scale": scales if not builtin and scales[0] <= imgsz <= scales[1] else (0, 0),
             "jitter": 0.1 if builtin else preset.jitter,
