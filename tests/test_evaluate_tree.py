@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -253,6 +254,25 @@ class TestByDepth:
             "nothing 1.0000 of 8" in out and "least: 0 of 4\n" in out
         )  # the parent of a root is not nothing
         assert {p.name for p in (tmp_path / "out").iterdir()} == {"hierarchy.json", "pictures.csv"}
+
+    def test_among_all_detections(self, folders):
+        """Each picture's own detections tell of its class; the next picture's do where the two are alike."""
+        data = open_classification(folders, "val", NAMES, Complaints(), tree=TREE)
+        best = best_detections(sure_of_red(), data, progress=False)
+        assert len(best.every) == 8 and all(set(classes) == {RED} for classes in best.every)
+        labels = best.hierarchy.labels.tolist()
+        own = replace(best, every=tuple(np.array([COLD, label]) for label in labels), mapped=None)
+        assert own.among_all().all()
+        wanted = [b in (a, TREE.parents[a]) for a, b in pairwise([*labels, labels[0]])]
+        alone = replace(own, every=tuple(np.array([label]) for label in labels))
+        assert alone.among_all(1).tolist() == wanted and not all(wanted)
+        assert (
+            "detections above 0.25 (2.0 a picture): 4 of 4 classes, or their parent"
+            in own.among_all_classes()
+        )
+        parents = replace(own, every=tuple(np.array([TREE.parents[label]]) for label in labels))
+        assert parents.among_all().tolist() == [TREE.parents[label] >= 0 for label in labels]
+        assert "without a box in training" in best.among_all_classes()
 
     def test_a_broken_picture_is_left_out(self, folders, tmp_path, capsys):
         make_folders(tmp_path / "set", (("val", 2),), {"red": COLOURS["red"]})

@@ -148,7 +148,7 @@ class EvaluateConfig:
     plot: Path | None = option("draw the precision-recall curves into this file", default=None)
     confusion: Path | None = option("draw what was taken for what into this file", default=None)
     worst: Path | None = option("draw the 50 worst pictures into this file", default=None)
-    sure: float = option("least score for --confusion and --worst", default=0.25)
+    sure: float = option("least score for --confusion, --worst and --classification's count", default=0.25)
     save_coco_results: Path | None = option("write COCO's results to this .json file", default=None)
     save_detections: Path | None = option("write VOC's file per class to this folder", default=None)
 
@@ -397,11 +397,12 @@ def _by_depth(config: EvaluateConfig) -> None:
         config.tree_thresh,
         config.tree_rule,
         complaints=complaints,
+        sure=config.sure,
     )
     seconds = time.perf_counter() - start
     complaints.report()
     width, height = input_size(detector.imgsz)
-    print(f"{best.hierarchy.table()}\n\n{best.classes()}")
+    print(f"{best.hierarchy.table()}\n\n{best.classes()}\n{best.among_all_classes()}")
     print(
         f"{best.hierarchy} by the {config.tree_rule} rule, {width}x{height} {detector.resize}, "
         f"conf {config.conf:g}; {len(best.scores) / seconds:.1f} pictures/s"

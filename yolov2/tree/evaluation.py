@@ -19,18 +19,19 @@ from fast.decode import decode_boxes, split_head
 from fast.wordtree import descend_scores
 from reference.region import Region, TreeRule, WordTree
 from yolov2.data.class_folders import ClassificationSet
-from yolov2.detector import Detector
+from yolov2.detector import Detector, tree_detections
 from yolov2.draw import PALETTE, draw_detections, fitted_text, sheet
 from yolov2.errors import Complaints, UserError
 from yolov2.evaluation import readable
 from yolov2.letterbox import network_input
-from yolov2.model import input_size, letterboxes
+from yolov2.model import Options, input_size, letterboxes
 from yolov2.tree.accuracy import VERDICTS, HierarchicalAccuracy, root_paths
 from yolov2.worst import with_legend
 
 COLOURS = dict(zip(VERDICTS, (2, 1, 5, 0), strict=False))  # places in the palette
 SIDE, FRAME, LINE = 300, 4, 20  # of a card: its picture, the coloured frame, a line below; in pixels
 COLUMNS = 5
+CHANCES = 20  # how many other pictures' detections stand for chance
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,10 @@ class BestDetections:
         Objectness.
     mapped : tuple of int, optional
         The nodes of the classes that boxes were there for in training, if that is known.
+    every : tuple of ndarray, int64
+        Per picture, the nodes of all its detections that score above `sure`.
+    sure : float
+        Least score of those.
     """
 
     hierarchy: HierarchicalAccuracy
@@ -59,6 +64,8 @@ class BestDetections:
     boxes: np.ndarray
     scores: np.ndarray
     mapped: tuple[int, ...] | None = None
+    every: tuple[np.ndarray, ...] = ()
+    sure: float = 0.25
 
     def near(self) -> np.ndarray:
         """Whether a picture is taken for its label or for the parent of that: bool (N,)."""
@@ -79,6 +86,38 @@ class BestDetections:
             "of those without a box in training (neither a class of the boxes nor above or below one): "
             f"{without[found].sum()} of {without[every].sum()}, "
             f"in {(near & without[labels]).sum()} of {without[labels].sum()} pictures"
+        )
+
+    def among_all(self, shift: int = 0) -> np.ndarray:
+        """Whether any detection above `sure` is a picture's label or the parent of that: bool (N,).
+
+        With a `shift` the detections are those of a picture so many further: what chance would find.
+        """
+        tree, n = self.hierarchy.tree, len(self.every)
+        wanted = [{label, tree.parents[label]} - {-1} for label in self.hierarchy.labels.tolist()]
+        return np.array(
+            [not w.isdisjoint(self.every[(i + shift) % n].tolist()) for i, w in enumerate(wanted)]
+        )
+
+    def among_all_classes(self) -> str:
+        """How many classes are `among_all`, and how many would be with the detections of other pictures."""
+        labels = self.hierarchy.labels
+        without = np.ones(len(self.hierarchy.tree.parents), bool)
+        if self.mapped is not None:
+            without = ~with_boxes(self.hierarchy.tree, self.mapped)
+        chosen = without[labels]
+
+        def count(shift: int) -> int:
+            return len(np.unique(labels[chosen & self.among_all(shift)]))
+
+        shifts = [len(labels) * k // (CHANCES + 1) or 1 for k in range(1, CHANCES + 1)]
+        chance = sum(map(count, shifts)) / CHANCES
+        text = "" if self.mapped is None else " without a box in training"
+        number = np.mean([len(e) for e in self.every])
+        return (
+            f"among all detections above {self.sure:g} ({number:.1f} a picture): "
+            f"{count(0)} of {len(np.unique(labels[chosen]))} classes{text}, or their parent; "
+            f"among those of other pictures {chance:.1f}"
         )
 
     def sheet(self, count: int = 60) -> Image.Image | None:
@@ -157,6 +196,7 @@ def best_detections(
     tree_rule: TreeRule = "darknet",
     progress: bool = True,
     complaints: Complaints | None = None,
+    sure: float = 0.25,
 ) -> BestDetections:
     """The best detection on every picture, descended as `Detector` does and to the end.
 
@@ -176,6 +216,8 @@ def best_detections(
         Show a bar when it takes more than two seconds.
     complaints : Complaints, optional
         Counts pictures that cannot be read, which are left out. Without it the first one raises.
+    sure : float
+        Least score of the detections beside the best, after NMS at .45.
 
     Raises
     ------
@@ -187,6 +229,8 @@ def best_detections(
     pictures = readable(dataset, dataset.paths, complaints)
     indices: list[int] = []
     parts: list[tuple[np.ndarray, ...]] = []
+    every: list[np.ndarray] = []
+    options = Options(sure, tree_threshold=tree_threshold, tree_rule=tree_rule)
     detector.network.eval()
     with tqdm(
         total=len(dataset), desc="evaluating", leave=False, unit="img", delay=2, disable=not progress
@@ -199,6 +243,8 @@ def best_detections(
             for row, box in enumerate(letterboxes(here, size, detector.resize)):
                 found[0][row] = box.undo(found[0][row])
             parts.append(tuple(found))
+            _, paths = tree_detections(outputs, detector.region, options)
+            every += [path.nodes.max(1, initial=-1) for path in paths]
             bar.update(len(group))
     if not parts:
         raise UserError(f"none of the {len(dataset)} pictures can be read, e.g. {dataset.paths[0]}")
@@ -209,7 +255,9 @@ def best_detections(
     hierarchy = HierarchicalAccuracy(
         tree, detector.names, dataset.labels[which], reached, tree_threshold, greedy
     )
-    return BestDetections(hierarchy, dataset, which, boxes, scores, detector.region.class_map)
+    return BestDetections(
+        hierarchy, dataset, which, boxes, scores, detector.region.class_map, tuple(every), sure
+    )
 
 
 def surest(
