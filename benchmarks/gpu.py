@@ -137,6 +137,18 @@ def training(cache: str) -> Callable[[Plan], list[Command]]:
     return commands
 
 
+def step(plan: Plan) -> list[Command]:
+    """An update of training waits for nothing, and is captured as a whole."""
+    more = [] if plan.rehearse else ["tests/test_device_data.py"]
+    return [pytest("tests/test_step.py", *more)]
+
+
+def backbones(plan: Plan) -> list[Command]:
+    """Darknet-19 beside other classifiers."""
+    small = ["--imgsz", "32", "--seconds", "0.01"] if plan.rehearse else []
+    return [python("-m", "benchmarks.backbones", "--out", str(plan.out), *small)]
+
+
 def animals(*flags: str) -> Callable[[Plan], list[Command]]:
     """yolov2-voc on VOC2012's animals; called again, it goes on where it stood."""
 
@@ -157,6 +169,8 @@ STAGES = {
     "compile": Stage("registers, shared memory and spills with this Triton", compile_tier),
     **{f"sanitizer-{t}": Stage(f"every kernel: {about}", sanitizer(t)) for t, about in TOOLS.items()},
     **{f"bench-{n}": Stage(f"benchmarks/bench_{n}.py", benchmark(n)) for n in BENCHMARKS},
+    "backbones": Stage("work and speed beside VGG-16, ResNet-50 and v1's", backbones),
+    "step": Stage("an update waits for nothing and is captured", step),
     **{
         f"training-{c}": Stage(f"pictures a second, pictures in {c}", training(c))
         for c in ("memory", "device")

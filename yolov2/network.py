@@ -139,6 +139,8 @@ class Pool(nn.Module):
         if self.size == self.stride == 2 and self.total == 1:
             return F.max_pool2d(x, 2, ceil_mode=True)  # the same map without a padded copy
         low, high = self.total // 2, self.total - self.total // 2
+        if low == high <= self.size // 2:
+            return F.max_pool2d(x, self.size, self.stride, low)
         return F.max_pool2d(F.pad(x, (low, high, low, high), value=-torch.inf), self.size, self.stride)
 
 
@@ -294,9 +296,12 @@ class Network(nn.Module):
         layer, block = self.layers[index], self.blocks[index]
         match layer:
             case Route():
-                return torch.cat([earlier[i] for i in absolute_route(layer, index)], 1)
+                maps = [earlier[i] for i in absolute_route(layer, index)]
+                return torch.cat(maps, 1) if len(maps) > 1 else maps[0]
             case Shortcut():
                 (other,) = absolute_route(layer, index)
+                if layer.alpha == layer.beta == 1:
+                    return block(x + earlier[other])
                 return block(layer.alpha * x + layer.beta * earlier[other])
             case Reorg():
                 return reorg(x, layer.stride, layer.order, layer.reverse)

@@ -143,8 +143,9 @@ def pool_first(network: Network) -> Network:
     """A folded network in which plain convolutions and the pools behind them are one, see `PooledConv`."""
     blocks = list(network.blocks)
     for index, (conv, pool) in enumerate(pairwise(network.blocks)):
-        fits = isinstance(conv, FoldedConv) and isinstance(pool, Pool)
-        if fits and isinstance(conv.activation, MONOTONE) and index not in network._wanted:
+        if not isinstance(conv, FoldedConv) or not isinstance(pool, Pool) or index in network._wanted:
+            continue
+        if isinstance(conv.activation, MONOTONE):
             blocks[index], blocks[index + 1] = PooledConv(conv, pool), nn.Identity()
     changed = iter(blocks)
     return _with_blocks(network, lambda _: next(changed))
