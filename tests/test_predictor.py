@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import yolov2
+from benchmarks import endurance
 from tests.models import CLASSIFIERS, NETWORKS, noise, write_darknet
 from yolov2.errors import UserError
 from yolov2.inference.predictor import PIPELINES, Predictor
@@ -186,6 +187,12 @@ def test_eight_threads(model, engine, packs):
     with ThreadPoolExecutor(8) as pool:
         for got, one in zip(pool.map(lambda group: predictor(group, 0.6), groups), want, strict=True):
             same(got, one)
+
+
+def test_memory_stays_flat(capsys):
+    """A short run of what `python -m benchmarks.endurance` measures over 10,000 predictions."""
+    assert endurance.main(["--count", "300", "--imgsz", "96"]) == 0
+    assert "8 threads: 0 of 300 calls differ" in capsys.readouterr().out
 
 
 def test_warm_up(model):
