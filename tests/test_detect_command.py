@@ -78,6 +78,17 @@ def test_nothing_is_written(small_data, flags, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_the_compiler_is_not_loaded_to_find_objects(small_data, flags):
+    """Importing it takes as long as all the rest; a process of its own, for this one has."""
+    program = (
+        "import sys; from yolov2.detect import main; main(sys.argv[1:]); "
+        "assert not {'torch._dynamo', 'triton', 'matplotlib', 'onnx'} & set(sys.modules)"
+    )
+    argv = [sys.executable, "-c", program, small_data / "val", *flags]
+    done = subprocess.run([*map(str, argv)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_another_engine(small_data, flags, tmp_path, capsys):
     for name, engine in (("one", "eager"), ("two", "onnxruntime")):
         assert command(main, small_data / "val", *flags, "--engine", engine, "--name", name, "--no-draw") == 0
