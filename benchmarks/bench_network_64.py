@@ -7,5 +7,4 @@ from benchmarks import network_races as races
 
 @pytest.mark.parametrize(("name", "side"), races.CASES, ids=str)
 def test_pictures_to_results(benchmark, request, name, side):
-    quick = request.config.getoption("benchmark_quick")
-    races.gpu_case(benchmark, name, side, 2 if quick else 64, quick)
+    races.gpu_case(benchmark, name, side, 64, request.config.getoption("benchmark_quick"))

@@ -9,6 +9,7 @@ its maps, and one prediction in twenty fires, so that thresholds and NMS have th
 
 import copy
 import dataclasses
+import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -36,7 +37,7 @@ from yolov2.export import export_darknet
 from yolov2.inference.engines import DTYPES, EngineName, Precision, to_onnx_bytes
 from yolov2.inference.predictor import Predictor
 from yolov2.inference.roofline import Roof, measured_roof, work_of
-from yolov2.model import Model, Options
+from yolov2.model import Model, Options, input_size
 from yolov2.network import ConvBlock, Network
 from yolov2.presets import NETWORKS
 
@@ -295,17 +296,8 @@ def outside(name: str, predictor: Predictor, group: Sequence[np.ndarray], sample
 # ---------------------------------------------------------------- a GPU
 
 PRECISIONS: tuple[Precision, ...] = ("bfloat16", "float16")
-
-
-@contextmanager
-def chosen_by_cudnn() -> Iterator[None]:
-    """Let cuDNN try its algorithms for all contenders, as the predictor does for itself."""
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = True
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before
+LOWEST = PRECISIONS[0]  # in which peers compute
+OURS = f"predictor, {LOWEST}"
 
 
 @contextmanager
@@ -321,76 +313,83 @@ def gpu_case(benchmark: Any, name: str, side: int, batch: int, quick: bool) -> N
         pytest.skip("batches are for GPUs")
     if CUDA and time.monotonic() - _started.setdefault(batch, time.monotonic()) > LAST_START:
         pytest.skip("no time is left in this stage")
-    gpu_races(benchmark, *(small(name, side) if quick else (name, side)), batch)
+    if quick:
+        (name, side), batch = small(name, side), min(batch, 2)
+    gpu_races(benchmark, name, side, batch)
+    gc.collect()  # graphs keep the memory of all their maps, and a predictor is part of a cycle
+    if CUDA:
+        torch.cuda.empty_cache()
 
 
 def gpu_races(benchmark: Any, name: str, side: int, batch: int) -> tuple[Result, Result]:
     """The network alone, then pictures to results, in bfloat16 and float16."""
-    with chosen_by_cudnn():
+    # cuDNN tries its algorithms for all contenders, as the predictor lets it for itself
+    with torch.backends.cudnn.flags(enabled=True, benchmark=True):
         model = dataclasses.replace(model_of(name), imgsz=side)
-        group, size, lowest = pictures(batch), (side, side), PRECISIONS[0]
-        with with_kernels():
-            images = model._input(group, size)
-            raw = model.network(images)
-            want = plain(model, group, side)
         predictors = {p: Predictor(model, precision=p) for p in PRECISIONS}
-        network = copy.deepcopy(model.network).to(DTYPES[lowest])
-        low = images.to(DTYPES[lowest])
-        raw_low = inferred(predictors[lowest].run, low)
+        network = copy.deepcopy(model.network).to(DTYPES[LOWEST])
+        facts = facts_of(name, side, batch, DTYPES[LOWEST])
         case = f"{name}, {side}x{side}, B{batch}"
-        facts = facts_of(name, side, batch, DTYPES[lowest])
-        ours = f"predictor, {lowest}"
-
-        ways = [("call", False), ("graph", False)] if CUDA else [("call", False)]
-        race = Race("network alone", case, batch, near(raw, TOLERANCE[lowest]), ours=ours, ways=ways)
-        race.peer(f"torch eager, {lowest}", lambda: inferred(network, low))
-        race.compiled(network, low, best=True)
-        for precision, p in predictors.items():
-            of_dtype = images.to(p.dtype)
-            race.peer(
-                f"predictor, {precision}",
-                partial(inferred, p.run, of_dtype),
-                check=near(raw, TOLERANCE[precision]),
-                backend="auto",
-            )
-        race.peer(
-            f"{ours}: {PARTS[1]}",
-            lambda: inferred(lambda x: model._rows(x, OPTIONS), raw_low),
-            check=lambda rows: None,  # proven in tests/
-            backend="auto",
-        )
-        alone = race.run(_Silent(), *facts)
-
-        race = Race(WORK, case, batch, alike(want, lowest), ours=ours, ways=[("call", False)])
+        alone = alone_race(case, model, network, predictors, batch).run(_Silent(), *facts)
+        race = whole_race(case, model, network, predictors, batch)
         quote_paper(race, name, side, batch)
-
-        def eager(run: Callable[[Tensor], Tensor] = network) -> list[Any]:
-            with torch.no_grad():
-                outputs = run(model._input(group, size).to(DTYPES[lowest]))
-                return model._interpret(outputs, group, size, OPTIONS)
-
-        race.peer(f"torch eager, {lowest}", eager, WAITS)
-        race.peer(f"torch eager, {lowest}, our kernels", eager, WAITS, backend="auto")
-        race.compiled(network, through=lambda run: eager_with_kernels(eager, run), best=True)
-        for precision, p in predictors.items():
-            check = alike(want, precision)
-            race.peer(f"predictor, {precision}", partial(p, group), COPIES, check=check, backend="auto")
-
-            def streamed(p: Predictor = p) -> list[Any]:
-                return [found for _, found in p.stream(group * STREAMED, batch)]
-
-            race.peer(
-                f"predictor, {precision}, batches streamed",
-                streamed,
-                COPIES,
-                check=alike(want, precision, STREAMED),
-                backend="auto",
-                repeats=STREAMED,
-            )
         whole = race.run(benchmark, *facts)
-        part = next(r for r in reversed(alone.rows) if r.contender.endswith(PARTS[1]) and not r.note)
-        whole.rows.append(dataclasses.replace(part, mode="part", cache="warm"))
-        return alone, whole
+    part = next(r for r in reversed(alone.rows) if r.contender.endswith(PARTS[1]) and not r.note)
+    whole.rows.append(dataclasses.replace(part, mode="part", cache="warm"))
+    return alone, whole
+
+
+def alone_race(
+    case: str, model: Model, network: Network, predictors: dict[Precision, Predictor], batch: int
+) -> Race:
+    """Raw outputs of an input that is on the device, and what is made of them there."""
+    with with_kernels():
+        images = model._input(pictures(batch), input_size(model.imgsz))
+        raw = model.network(images)
+    low = images.to(DTYPES[LOWEST])
+    ways = [("call", False), ("graph", False)] if CUDA else [("call", False)]
+    race = Race("network alone", case, batch, near(raw, TOLERANCE[LOWEST]), ours=OURS, ways=ways)
+    race.peer(f"torch eager, {LOWEST}", lambda: inferred(network, low))
+    race.compiled(network, low, best=True)
+    for precision, p in predictors.items():
+        call, check = partial(inferred, p.run, images.to(p.dtype)), near(raw, TOLERANCE[precision])
+        race.peer(f"predictor, {precision}", call, check=check, backend="auto")
+    outputs = inferred(predictors[LOWEST].run, low)
+    rows = partial(inferred, lambda x: model._rows(x, OPTIONS), outputs)
+    race.peer(f"{OURS}: {PARTS[1]}", rows, check=lambda rows: None, backend="auto")  # proven in tests/
+    return race
+
+
+def whole_race(
+    case: str, model: Model, network: Network, predictors: dict[Precision, Predictor], batch: int
+) -> Race:
+    """Pictures to results."""
+    group, size = pictures(batch), input_size(model.imgsz)
+    with with_kernels():
+        want = plain(model, group, size[0])
+    race = Race(WORK, case, batch, alike(want, LOWEST), ours=OURS, ways=[("call", False)])
+
+    def eager(run: Callable[[Tensor], Tensor] = network) -> list[Any]:
+        with torch.no_grad():
+            outputs = run(model._input(group, size).to(DTYPES[LOWEST]))
+            return model._interpret(outputs, group, size, OPTIONS)
+
+    def streamed(p: Predictor) -> list[Any]:
+        return [found for _, found in p.stream(group * STREAMED, batch)]
+
+    race.peer(f"torch eager, {LOWEST}", eager, WAITS)
+    race.peer(f"torch eager, {LOWEST}, our kernels", eager, WAITS, backend="auto")
+    race.compiled(network, through=lambda run: eager_with_kernels(eager, run), best=True)
+    for precision, p in predictors.items():
+        name, check, checks = (
+            f"predictor, {precision}",
+            alike(want, precision),
+            alike(want, precision, STREAMED),
+        )
+        race.peer(name, partial(p, group), COPIES, check=check, backend="auto")
+        stream = partial(streamed, p)
+        race.peer(f"{name}, batches streamed", stream, COPIES, check=checks, backend="auto", repeats=STREAMED)
+    return race
 
 
 def eager_with_kernels(eager: Callable[..., list[Any]], run: Callable[[Tensor], Tensor]) -> list[Any]:
