@@ -214,7 +214,7 @@ def _loss_and_gradient(
     miss = p_o[at] - object_target
     objectness = region.object_scale / 2 * miss.square().where(wins, 0).sum()
     # who answers for the class of a whole image is believed to be near an object
-    noise = p_o - torch.where(answering, region.assumed_iou, empty_target)
+    noise = p_o - torch.full_like(p_o, empty_target).masked_fill(answering, region.assumed_iou)
     strength = torch.full_like(p_o, region.noobject_scale).where(quiet, 0)
     strength = torch.where(answering, region.object_scale * (noise < 0), strength)
     noobject = (strength / 2 * noise.square()).where(strength != 0, 0).sum()

@@ -191,6 +191,16 @@ def test_classification_only_image_beside_one_with_boxes(backend):
 
 
 @each_backend
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_assumed_iou(backend, dtype):
+    """What the answer for a whole image is pulled up to is no float32 in a loss of float64."""
+    region = region_of("tree", assumed_iou=0.3)
+    truth = np.array([[[999999, 999999, 0, 0, 9]]])
+    with backend:
+        check(backend, random_head(region, seed=7) - 2, truth, region, 1, dtype=dtype)
+
+
+@each_backend
 @pytest.mark.usefixtures("tiles")
 def test_wide_groups(backend):
     """A group of more members than a tile has, on the path of two truths of one slot."""
