@@ -53,8 +53,10 @@ def decode_boxes(head: Tensor, region: Region) -> Tensor:
     col = torch.arange(W, dtype=head.dtype, device=head.device)
     row = torch.arange(H, dtype=head.dtype, device=head.device)[:, None]
     anchors = anchor_tensor(region.settings, head.device, head.dtype)[:, :, None, None]
-    x = (col + head[:, :, 0].sigmoid()) / W
-    y = (row + head[:, :, 1].sigmoid()) / H
+    t_xy = head[:, :, :2]
+    place = t_xy.sigmoid() if region.location == "cell" else 0.5 + t_xy * anchors  # in its cell, in cells
+    x = (col + place[:, :, 0]) / W
+    y = (row + place[:, :, 1]) / H
     w = anchors[:, 0] * head[:, :, 2].exp() / W
     h = anchors[:, 1] * head[:, :, 3].exp() / H
     return torch.stack([x, y, w, h], -1)
@@ -83,8 +85,8 @@ def activate_region(pred: Tensor, region: Region) -> Tensor:
     Returns
     -------
     Tensor (B, A*(5+C), H, W)
-        p_x, p_y, t_w, t_h, p_o and class probabilities of every anchor (SPEC 1.1); conditional ones on a
-        tree.
+        p_x, p_y (or t_x, t_y, as ``region.location`` has it), t_w, t_h, p_o and class probabilities of every
+        anchor (SPEC 1.1); conditional ones on a tree.
 
     Raises
     ------
@@ -97,7 +99,8 @@ def activate_region(pred: Tensor, region: Region) -> Tensor:
         rest = [head[:, :, 4:].softmax(2)]
     else:
         rest = [objectness.sigmoid(), class_probabilities(classes, region, dim=2)]
-    return torch.cat([xy.sigmoid(), wh, *rest], 2).flatten(1, 2)
+    place = xy.sigmoid() if region.location == "cell" else xy
+    return torch.cat([place, wh, *rest], 2).flatten(1, 2)
 
 
 def decode(pred: Tensor, region: Region) -> Decoded:

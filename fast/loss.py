@@ -186,7 +186,7 @@ def _loss_and_gradient(
     at = (image, matches.slot // (H * W), matches.slot // W % H, matches.slot % W)
     chosen, wins = by_slot[at].to(truth.dtype), matches.wins
 
-    # coordinates: x, y in sigmoid space, w, h in log space
+    # coordinates: x, y in sigmoid space or in anchors, w, h in log space
     size, wanted = boxes.new_tensor([W, H]), truths.boxes.where(wins[..., None], 1)
     anchors = boxes.new_tensor(region.anchors)[at[1]]  # (B, T, 2), cells
     place_xy = wanted[..., :2] * size
@@ -194,12 +194,18 @@ def _loss_and_gradient(
     if region.box_weight == "2-wh":
         weight = weight * (2 - wanted[..., 2] * wanted[..., 3])
     weight = weight[..., None]
-    p_xy = chosen[..., :2].sigmoid()
-    off_xy = p_xy - (place_xy - place_xy.trunc())
+    in_cell = place_xy - place_xy.trunc()
+    if region.location == "cell":
+        p_xy = chosen[..., :2].sigmoid()
+        off_xy = p_xy - in_cell
+        grad_xy = weight * off_xy * p_xy * (1 - p_xy)
+    else:
+        off_xy = chosen[..., :2] - (in_cell - 0.5) / anchors
+        grad_xy = weight * off_xy
     off_wh = chosen[..., 2:4] - (wanted[..., 2:] * size / anchors).log()
     xy = (weight * off_xy.square()).where(wins[..., None], 0).sum() / 2
     wh = (weight * off_wh.square()).where(wins[..., None], 0).sum() / 2
-    rows = [weight * off_xy * p_xy * (1 - p_xy), weight * off_wh]
+    rows = [grad_xy, weight * off_wh]
 
     # objectness
     if region.background:
@@ -225,10 +231,13 @@ def _loss_and_gradient(
     prior_term = boxes.new_zeros(())
     if prior:
         unclaimed = (~responsible & ~truths.only.any(1)[:, None, None, None])[:, :, None]
-        p = boxes[:, :, :2].sigmoid()
-        offset = torch.cat([p - 0.5, boxes[:, :, 2:4]], 2).where(unclaimed, 0)
+        offset = boxes[:, :, :4].where(unclaimed, 0)
+        slope_xy: Tensor | float = 1.0
+        if region.location == "cell":
+            p = offset[:, :, :2].sigmoid()
+            offset[:, :, :2], slope_xy = p - 0.5, p * (1 - p)
         prior_term = region.prior_scale / 2 * offset.square().sum()
-        offset[:, :, :2] *= (p * (1 - p)).where(unclaimed, 0)
+        offset[:, :, :2] *= slope_xy
         grad[:, :, :4] = region.prior_scale * offset
 
     class_at = (image, class_slot // (H * W), class_slot // W % H, class_slot % W)

@@ -64,9 +64,9 @@ def activate_region(pred: np.ndarray, region: Region) -> np.ndarray:
     Returns
     -------
     ndarray (B, A*(5+C), H, W)
-        p_x, p_y, t_w, t_h, p_o and class probabilities of every anchor (SPEC 1.1); the probabilities are
-        conditional, P(node | parent), on a tree. With ``region.background`` p_o shares the classes' softmax
-        and means "nothing here" (SPEC 1.2).
+        p_x, p_y (with ``location="anchor"`` t_x, t_y), t_w, t_h, p_o and class probabilities of every anchor
+        (SPEC 1.1); the probabilities are conditional, P(node | parent), on a tree. With ``region.background``
+        p_o shares the classes' softmax and means "nothing here" (SPEC 1.2).
 
     Raises
     ------
@@ -75,7 +75,8 @@ def activate_region(pred: np.ndarray, region: Region) -> np.ndarray:
     """
     raw = by_slot(pred, region)
     out = raw.copy()
-    out[..., :2] = logistic(raw[..., :2])
+    if region.location == "cell":
+        out[..., :2] = logistic(raw[..., :2])
     if region.background:
         out[..., 4:] = softmax(raw[..., 4:])
     else:
@@ -103,6 +104,8 @@ def decode_activated(output: np.ndarray, region: Region) -> Decoded:
     row = np.arange(H, dtype=slots.dtype)[:, None]
     a_w, a_h = np.array(region.anchors, dtype=slots.dtype).T[..., None, None]  # (A, 1, 1) each, in cells
     p_x, p_y, t_w, t_h = np.moveaxis(slots[..., :4], -1, 0)
+    if region.location == "anchor":  # these are t_x, t_y: anchors from the middle of the cell
+        p_x, p_y = 0.5 + p_x * a_w, 0.5 + p_y * a_h
     with np.errstate(over="ignore"):  # a size too large for the dtype is infinite, as in C
         # C's exp returns a double, so sizes are rounded to float32 once, at the end
         width, height = (
@@ -245,7 +248,7 @@ def decode_candidates(
 
 
 def encode(box: np.ndarray, slot: tuple[int, int, int], shape: tuple[int, int], region: Region) -> np.ndarray:
-    """p_x, p_y, t_w, t_h with which a slot decodes to `box`: the inverse of SPEC 1.3.
+    """The first four outputs of the layer with which a slot decodes to `box`: the inverse of SPEC 1.3.
 
     Parameters
     ----------
@@ -261,7 +264,8 @@ def encode(box: np.ndarray, slot: tuple[int, int, int], shape: tuple[int, int], 
     Returns
     -------
     ndarray (4,)
-        Place in the cell, in cells, and logarithm of the size in anchors.
+        Place in the cell, in cells, or offset from its middle, in anchors, as ``region.location`` has it; and
+        logarithm of the size in anchors.
 
     Raises
     ------
@@ -271,5 +275,8 @@ def encode(box: np.ndarray, slot: tuple[int, int, int], shape: tuple[int, int], 
     anchor, row, col = slot
     grid = np.array(shape[::-1], dtype=box.dtype)
     place = box[:2] * grid - np.array([col, row], dtype=box.dtype)
-    size = np.log(box[2:] * grid / np.array(region.anchors[anchor], dtype=box.dtype))
+    prior = np.array(region.anchors[anchor], dtype=box.dtype)
+    if region.location == "anchor":
+        place = (place - 0.5) / prior
+    size = np.log(box[2:] * grid / prior)
     return np.concatenate([place, size])

@@ -2,7 +2,8 @@
 
 For every output o of a slot (p_x, p_y, t_w, t_h, p_o and class probabilities) Darknet writes
 delta = weight * (target - o). So the whole layer is two arrays, weight and target, filled in the order of
-SPEC 3.2; loss, delta, gradient and cost are then read from them.
+SPEC 3.2; loss, delta, gradient and cost are then read from them. With ``location="anchor"``, which Darknet
+does not have, the first two outputs are t_x and t_y themselves.
 """
 
 from typing import NamedTuple
@@ -66,7 +67,8 @@ def region_targets(pred: np.ndarray, truth: np.ndarray, region: Region, seen: in
     value[..., 4] = 1 if region.background else 0  # background: channel 4 means "nothing here"
     if seen < region.prior_images:
         weight[..., :4] = region.prior_scale
-        value[..., :2] = 0.5  # the anchor itself, in the middle of its cell; t_w = t_h = 0
+        # the anchor itself, in the middle of its cell; t_w = t_h = 0
+        value[..., :2] = 0.5 if region.location == "cell" else 0
         for match in matches:
             if match.class_only:
                 weight[match.slot[0], ..., :4] = 0
@@ -222,9 +224,11 @@ def region_loss_grad(pred: np.ndarray, truth: np.ndarray, region: Region, seen: 
     targets = region_targets(pred, truth, region, seen)
     output = by_slot(activate_region(pred, region), region)
     grad = targets.weight * (output - targets.value)  # minus the delta
-    logistic = (0, 1) if region.background else (0, 1, 4)  # SPEC 7.1: sigma' for t_x, t_y, t_o only
-    for channel in logistic:
-        grad[..., channel] *= output[..., channel] * (1 - output[..., channel])
+    # SPEC 7.1: sigma' for t_x, t_y, t_o only
+    if region.location == "cell":
+        grad[..., :2] *= output[..., :2] * (1 - output[..., :2])
+    if not region.background:
+        grad[..., 4] *= output[..., 4] * (1 - output[..., 4])
     if region.class_loss == "squared_error":
         grad[..., 5:] = _through_activation(grad[..., 5:], output[..., 5:], region)
     return _to_head(_where_counted(targets.weight, grad), pred)

@@ -8,6 +8,8 @@ from typing import ClassVar, Literal
 ClassActivation = Literal["softmax", "logistic", "tree"]
 ClassLoss = Literal["cross_entropy", "squared_error"]
 BoxWeight = Literal["2-wh", "none"]
+#: what t_x and t_y are: a place in the cell, or an offset from the anchor
+Location = Literal["cell", "anchor"]
 #: what a tree is descended on: absolute probabilities as Darknet does, or conditional ones as the paper says
 TreeRule = Literal["darknet", "paper"]
 
@@ -133,6 +135,20 @@ class Region:
     class_map : tuple of int, optional
         Class index of detection truths -> class index of this layer, each in 0..classes - 1 (YOLO9000's
         coco9k.map).
+    location : {"cell", "anchor"}
+        Where t_x and t_y put the centre of a box (paper 2, "Direct location prediction"). "cell": sigma(t_x)
+        cells right of the left side of its cell, which it cannot leave. "anchor": t_x widths of its anchor
+        right of the anchor's centre, the middle of the cell, so anywhere, as in region proposal networks:
+        x = t_x w_a + x_a (the paper prints a minus, but lets t_x = 1 move a box right). Either way truths
+        belong to the cell of their centre.
+
+    Notes
+    -----
+    Loss and prior compare what `location` makes of t_x: sigma(t_x), in cells, or t_x itself, in anchors. The
+    prior is as if the anchor were the truth in both, so `prior_scale` relates to `coord_scale` as before, but
+    its pull is another: with "anchor" a cell off costs 1 / w_a^2, less for large anchors, and the pull grows
+    with the distance, where that on sigma fades as it saturates. On t_x near 0 it is 16 times as strong, as
+    sigma'(0) is 1/4.
 
     Raises
     ------
@@ -158,6 +174,7 @@ class Region:
     box_weight: BoxWeight = "2-wh"
     class_map: tuple[int, ...] | None = None
     assumed_iou: float = 0.0
+    location: Location = "cell"
 
     #: all of the above as JSON, a tree as its `structure`: how settings enter a torch operator
     settings: ClassVar[str]
@@ -174,6 +191,7 @@ class Region:
             "class_activation": ("softmax", "logistic", "tree"),
             "class_loss": ("cross_entropy", "squared_error"),
             "box_weight": ("2-wh", "none"),
+            "location": ("cell", "anchor"),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:

@@ -69,6 +69,7 @@ def regions(draw, **fixed) -> Region:
         "box_weight": draw(st.sampled_from(["2-wh", "none"])),
         "assumed_iou": draw(st.sampled_from([0.0, 0.3, 0.9])),
         "class_map": draw(st.none() | labels),
+        "location": draw(st.sampled_from(["cell", "anchor"])),
     }
     return Region(**{**drawn, **fixed})
 
@@ -152,7 +153,8 @@ def _aim(pred: np.ndarray, label: np.ndarray, region: Region):
     """Let every anchor of the label's cell predict about its box, to a 1/8 in raw values."""
     _, h, w = pred.shape
     x, y, size = label[0] * w, label[1] * h, label[2:4] * (w, h)
-    place = np.array([x % 1, y % 1]).clip(0.02, 0.98)
-    raw = pred.reshape(len(region.anchors), -1, h, w)[:, :4, int(y), int(x)]
-    raw[:, :2] = np.round(8 * np.log(place / (1 - place))) / 8
-    raw[:, 2:] = np.round(8 * np.log(size / np.array(region.anchors))) / 8
+    place, anchors = np.array([x % 1, y % 1]).clip(0.02, 0.98), np.array(region.anchors)
+    raw = pred.reshape(len(anchors), -1, h, w)[:, :4, int(y), int(x)]
+    by_location = {"cell": np.log(place / (1 - place)), "anchor": (place - 0.5) / anchors}
+    raw[:, :2] = np.round(8 * by_location[region.location]) / 8
+    raw[:, 2:] = np.round(8 * np.log(size / anchors)) / 8

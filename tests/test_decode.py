@@ -1,5 +1,7 @@
 """Raw head to boxes and probabilities: slots by hand, and encode(decode(x)) = x."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -21,6 +23,19 @@ def test_box_by_hand():
     np.testing.assert_allclose(boxes[0, 1, 1, 2], want, rtol=1e-12)
     # anchor 0 (1 x 2 cells) of the first cell, raw zeros: the anchor, in the middle of the cell
     np.testing.assert_allclose(boxes[0, 0, 0, 0], [0.5 / 3, 0.5 / 2, 1 / 3, 2 / 2], rtol=1e-12)
+
+
+def test_offsets_from_the_anchor_by_hand():
+    # 1/4 of the anchor's 3 cells right of the middle of column 2, 4 cells above that of row 1: outside
+    region = replace(TWO, location="anchor")
+    pred = np.zeros((1, 16, 2, 3))
+    pred[0, 8:10, 1, 2] = 1 / 4, -1
+    np.testing.assert_allclose(
+        decode(pred, region).boxes[0, 1, 1, 2], [(2.5 + 3 / 4) / 3, (1.5 - 4) / 2, 3 / 3, 4 / 2], rtol=1e-12
+    )
+    # raw zeros are the anchor in the middle of its cell for both, and the layer puts nothing out but t_x
+    np.testing.assert_array_equal(decode(0 * pred, region).boxes, decode(0 * pred, TWO).boxes)
+    np.testing.assert_array_equal(by_slot(activate_region(pred, region), region)[0, 1, 1, 2, :2], [1 / 4, -1])
 
 
 def test_anchor_owns_a_block_of_channels():

@@ -137,6 +137,27 @@ def test_prior_pulls_to_the_anchor_by_hand():
     np.testing.assert_allclose(grad(ONE, NOTHING, pred, LATE - 1)[:4], want)
 
 
+def test_offsets_from_the_anchor_by_hand():
+    # a quarter of a cell right of and above the middle: 1/8 and -1/16 of an anchor of 2 x 4; no sigma'
+    region = replace(ONE, anchors=((2.0, 4.0),), location="anchor")
+    pred = zeros(region)
+    pred[0, 0] = 1
+    off = np.array([1 - 1 / 8, 1 / 16])
+    assert loss(region, truths(QUARTER), pred).xy == pytest.approx(1.75 * (off**2).sum() / 2)
+    np.testing.assert_allclose(grad(region, truths(QUARTER), pred)[:2], 1.75 * off)
+    delta = by_slot(region_delta(pred, truths(QUARTER), region, LATE), region)
+    np.testing.assert_allclose(delta[0, 0, 0, 0, :2], -1.75 * off)
+
+
+def test_prior_on_offsets_by_hand():
+    # t_x = 3 anchors, t_y = -1/2, t_w = 2, t_h = 1: pulled to 0, all alike
+    region = replace(ONE, location="anchor")
+    pred = zeros(region)
+    pred[0, :4, 0, 0] = raw = np.array([3, -1 / 2, 2, 1])
+    assert loss(region, NOTHING, pred, LATE - 1).prior == pytest.approx(0.01 * (raw**2).sum() / 2)
+    np.testing.assert_allclose(grad(region, NOTHING, pred, LATE - 1)[:4], 0.01 * raw)
+
+
 def test_prior_ends_at_12800():
     pred = np.ones_like(zeros(ONE))
     assert loss(ONE, NOTHING, pred, 12799).prior > 0

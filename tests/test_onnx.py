@@ -285,6 +285,7 @@ HEADS = {
     "one class": Region(((1.0, 1.5), (2.0, 2.5)), 1, class_activation="logistic"),
     "logistic": Region(((1.0, 1.5), (2.0, 0.5), (3.0, 3.0)), 4, class_activation="logistic"),
     "background": Region(((1.0, 1.5), (2.0, 0.5), (3.0, 3.0)), 4, background=True),
+    "offsets": Region(((1.0, 1.5), (2.0, 0.5), (3.0, 3.0)), 4, location="anchor"),
 }
 
 

@@ -18,6 +18,7 @@ ONE = ((1.0, 1.0),)
         ({"class_activation": "relu"}, "class_activation: 'relu' is not one of softmax"),
         ({"class_loss": "hinge"}, "class_loss: 'hinge'"),
         ({"box_weight": "area"}, "box_weight: 'area'"),
+        ({"location": "grid"}, "location: 'grid' is not one of cell, anchor"),
         ({"class_activation": "tree"}, "tree: needed by"),
         ({"tree": TREE}, "tree: needed by"),
         ({"class_activation": "tree", "tree": TREE}, "tree: 10 nodes for 2 classes"),

@@ -29,7 +29,7 @@ from reference.layers import (
     Softmax,
     Upsample,
 )
-from reference.region import BoxWeight, ClassLoss, Region, WordTree
+from reference.region import BoxWeight, ClassLoss, Location, Region, WordTree
 from reference.schedule import Policy, Schedule
 from reference.wordtree import read_tree
 
@@ -394,9 +394,10 @@ def _region(o: Section) -> Region:
         rescore=o.flag("rescore"),
         bias_match=o.flag("bias_match"),
         class_map=_class_map(o) if o.has("map") else None,
-        # keys of this library, for losses that Darknet does not have
+        # keys of this library, for losses and places that Darknet does not have
         class_loss=o.choice("class_loss", ClassLoss, "cross_entropy"),
         box_weight=o.choice("box_weight", BoxWeight, "2-wh"),
+        location=o.choice("location", Location, "cell"),
         assumed_iou=o.number("assumed_iou", 0.0),
         prior_scale=o.number("prior_scale", 0.01),
         prior_images=o.natural("prior_images", 12800),

@@ -58,8 +58,13 @@ def region_candidates(
         scores = graph.node("Mul", [objectness, probabilities], "decode_scores")
 
     cell, grid = _cells(graph, pred, size)  # (2, P), (2, 1)
-    place = graph.node("Add", [cell, graph.node("Sigmoid", [xy], "decode_place")], "decode_place_in_grid")
     anchors = graph.floats(np.array(region.anchors)[:, :, None], "decode_anchors")  # (A, 2, 1)
+    if region.location == "cell":
+        place = graph.node("Sigmoid", [xy], "decode_place")
+    else:
+        offset = graph.node("Mul", [xy, anchors], "decode_offset")
+        place = graph.node("Add", [offset, graph.floats(0.5, "decode_middle")], "decode_place")
+    place = graph.node("Add", [cell, place], "decode_place_in_grid")
     extent = graph.node("Mul", [anchors, graph.node("Exp", [wh], "decode_factor")], "decode_extent_in_grid")
     centre = graph.node("Div", [place, grid], "decode_centre")
     extent = graph.node("Div", [extent, grid], "decode_extent")

@@ -8,6 +8,7 @@ from typing import Any, get_args
 import torch
 
 from reference.layers import Grid
+from reference.region import Location
 from yolov2.augment import Augment, Form
 from yolov2.cli import option
 from yolov2.data.sources import Format
@@ -18,7 +19,8 @@ from yolov2.recipes import find_recipe
 from yolov2.training.config import LoopConfig, default_workers
 
 SIDE = 64, 4096  # limits of an input's side in pixels
-LOSS = ("object_scale", "noobject_scale", "class_scale", "coord_scale", "assumed_iou")  # fields of a Region
+# fields of a Region
+LOSS = ("object_scale", "noobject_scale", "class_scale", "coord_scale", "assumed_iou", "location")
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,11 @@ class TrainConfig(LoopConfig):
     assumed_iou: float | None = option(
         "loss: of --classification, what the objectness of the prediction that answers for a class is pulled "
         "up to: .3 in the paper; none is the model's, 0, which leaves it alone",
+        default=None,
+    )
+    location: Location | None = option(
+        "where t_x and t_y place a box: cell is within its cell, anchor so many anchors from the anchor's "
+        "centre, without a limit; none is the model's, cell",
         default=None,
     )
     milestones: tuple[float, ...] | None = option(
@@ -182,8 +189,8 @@ class TrainConfig(LoopConfig):
             raise UserError(str(error)) from None
 
     @property
-    def loss(self) -> dict[str, float]:
-        """Settings of the loss that replace the model's."""
+    def loss(self) -> dict[str, Any]:
+        """Settings of the head and its loss that replace the model's."""
         return {name: getattr(self, name) for name in LOSS if getattr(self, name) is not None}
 
     @property

@@ -27,14 +27,18 @@ def sigmoid(x):
 
 
 @triton.jit
-def load_box(head, slot, stride_c, mask, col, row, anchor_w, anchor_h, W, H):
+def load_box(head, slot, stride_c, mask, col, row, anchor_w, anchor_h, W, H, LOCATION: tl.constexpr):
     """Boxes of slots, fractions of the input (SPEC 1.3). ``head + slot`` points to their t_x."""
     t_x = tl.load(head + slot, mask, other=0).to(tl.float32)
     t_y = tl.load(head + (slot + stride_c), mask, other=0).to(tl.float32)
     t_w = tl.load(head + (slot + 2 * stride_c), mask, other=0).to(tl.float32)
     t_h = tl.load(head + (slot + 3 * stride_c), mask, other=0).to(tl.float32)
-    x = (col + sigmoid(t_x)) / W
-    y = (row + sigmoid(t_y)) / H
+    if LOCATION == "cell":
+        p_x, p_y = sigmoid(t_x), sigmoid(t_y)
+    else:
+        p_x, p_y = 0.5 + t_x * anchor_w, 0.5 + t_y * anchor_h
+    x = (col + p_x) / W
+    y = (row + p_y) / H
     w = anchor_w * tl.exp(t_w) / W
     h = anchor_h * tl.exp(t_h) / H
     return x, y, w, h
@@ -166,7 +170,7 @@ def first_candidate(
 def _decode_kernel(
     pred, stride_b, stride_c, stride_cell, anchors, boxes, objectness, probs,
     A, span, C, H, W, conf,
-    ACTIVATION: tl.constexpr, BACKGROUND: tl.constexpr, SCORES: tl.constexpr,
+    LOCATION: tl.constexpr, ACTIVATION: tl.constexpr, BACKGROUND: tl.constexpr, SCORES: tl.constexpr,
     CELLS: tl.constexpr, CLASSES: tl.constexpr, ONE_TILE: tl.constexpr,
 ):  # fmt: skip
     """CELLS cells of one anchor, every class. Grid: (tiles of cells, anchors, images).
@@ -183,7 +187,9 @@ def _decode_kernel(
     out = (image * A + anchor) * (H * W) + cell
 
     anchor_w, anchor_h = tl.load(anchors + 2 * anchor), tl.load(anchors + 2 * anchor + 1)
-    x, y, w, h = load_box(head, slot, stride_c, inside, cell % W, cell // W, anchor_w, anchor_h, W, H)
+    x, y, w, h = load_box(
+        head, slot, stride_c, inside, cell % W, cell // W, anchor_w, anchor_h, W, H, LOCATION
+    )
     tl.store(boxes + 4 * out, x, inside)
     tl.store(boxes + 4 * out + 1, y, inside)
     tl.store(boxes + 4 * out + 2, w, inside)
@@ -230,8 +236,8 @@ def _decode_kernel(
 def _candidates_kernel(
     pred, stride_b, stride_c, stride_cell, anchors, table, boxes, scores, classes, locations, counts,
     A, C, H, W, conf, capacity, roots, tree_threshold,
-    ACTIVATION: tl.constexpr, BACKGROUND: tl.constexpr, PAPER: tl.constexpr, SLOTS: tl.constexpr,
-    UNROLL: tl.constexpr,
+    LOCATION: tl.constexpr, ACTIVATION: tl.constexpr, BACKGROUND: tl.constexpr, PAPER: tl.constexpr,
+    SLOTS: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     """Slots above `conf` of one image, moved together in the order of their locations. Grid: (images,).
 
@@ -255,7 +261,9 @@ def _candidates_kernel(
         fits = keep & (place < capacity)
         anchor_w = tl.load(anchors + 2 * anchor, fits, other=1)
         anchor_h = tl.load(anchors + 2 * anchor + 1, fits, other=1)
-        x, y, w, h = load_box(head, slot, stride_c, fits, cell % W, cell // W, anchor_w, anchor_h, W, H)
+        x, y, w, h = load_box(
+            head, slot, stride_c, fits, cell % W, cell // W, anchor_w, anchor_h, W, H, LOCATION
+        )
         row = image * capacity + place
         tl.store(boxes + 4 * row, x, fits)
         tl.store(boxes + 4 * row + 1, y, fits)
@@ -316,8 +324,8 @@ def decode(
         (triton.cdiv(H * W, cells), A, B),
         pred, *strides, anchor_tensor(region.settings, pred.device), boxes, objectness, probs,
         A, 5 + region.classes, C, H, W, float(conf),
-        ACTIVATION=region.class_activation, BACKGROUND=region.background, SCORES=scores,
-        CELLS=cells, CLASSES=classes, ONE_TILE=classes >= C,
+        LOCATION=region.location, ACTIVATION=region.class_activation, BACKGROUND=region.background,
+        SCORES=scores, CELLS=cells, CLASSES=classes, ONE_TILE=classes >= C,
     )  # fmt: skip
     return boxes, objectness, probs
 
@@ -339,7 +347,8 @@ def decode_candidates(
         pred, *strides, anchor_tensor(region.settings, pred.device), table,
         boxes, scores, classes, locations, counts,
         len(region.anchors), region.classes, H, W, float(conf), capacity, roots, float(tree_threshold),
-        ACTIVATION=region.class_activation, BACKGROUND=region.background, PAPER=tree_rule == "paper",
-        SLOTS=min(SLOTS, triton.next_power_of_2(len(region.anchors) * H * W)), UNROLL=UNROLL, warps=8,
+        LOCATION=region.location, ACTIVATION=region.class_activation, BACKGROUND=region.background,
+        PAPER=tree_rule == "paper", UNROLL=UNROLL,
+        SLOTS=min(SLOTS, triton.next_power_of_2(len(region.anchors) * H * W)), warps=8,
     )  # fmt: skip
     return boxes, scores, classes, locations, counts

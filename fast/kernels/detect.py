@@ -37,8 +37,9 @@ def candidate_key(score, rank, label):
 def _detect_kernel(
     pred, stride_b, stride_c, stride_cell, anchors, table, boxes, scores, classes, counts,
     A, C, H, W, conf, threshold, max_det, roots, tree_threshold,
-    ACTIVATION: tl.constexpr, BACKGROUND: tl.constexpr, PAPER: tl.constexpr, MULTI_LABEL: tl.constexpr,
-    AGNOSTIC: tl.constexpr, BOXES: tl.constexpr, KEPT: tl.constexpr, UNROLL: tl.constexpr,
+    LOCATION: tl.constexpr, ACTIVATION: tl.constexpr, BACKGROUND: tl.constexpr, PAPER: tl.constexpr,
+    MULTI_LABEL: tl.constexpr, AGNOSTIC: tl.constexpr, BOXES: tl.constexpr, KEPT: tl.constexpr,
+    UNROLL: tl.constexpr,
 ):  # fmt: skip
     """Everything for one image. Grid: (images,).
 
@@ -56,7 +57,9 @@ def _detect_kernel(
     )  # fmt: skip
     anchor_w = tl.load(anchors + 2 * anchor, score > 0, other=1)
     anchor_h = tl.load(anchors + 2 * anchor + 1, score > 0, other=1)
-    x, y, w, h = load_box(head, slot, stride_c, score > 0, cell % W, cell // W, anchor_w, anchor_h, W, H)
+    x, y, w, h = load_box(
+        head, slot, stride_c, score > 0, cell % W, cell // W, anchor_w, anchor_h, W, H, LOCATION
+    )
 
     k = tl.arange(0, KEPT)
     kept_x, kept_y = tl.zeros((KEPT,), tl.float32), tl.zeros((KEPT,), tl.float32)
@@ -74,7 +77,7 @@ def _detect_kernel(
         its_w, its_h = tl.load(anchors + 2 * its_anchor), tl.load(anchors + 2 * its_anchor + 1)
         bx, by, bw, bh = load_box(
             head, its_anchor * (5 + C) * stride_c + its_cell * stride_cell, stride_c, True,
-            its_cell % W, its_cell // W, its_w, its_h, W, H,
+            its_cell % W, its_cell // W, its_w, its_h, W, H, LOCATION,
         )  # fmt: skip
 
         # A box's first candidate was in sight of every suppressor; a later one was not, so ask those kept.
@@ -153,8 +156,8 @@ def detect(
         pred, *strides, anchor_tensor(region.settings, pred.device), table, boxes, scores, classes, counts,
         len(region.anchors), region.classes, H, W, float(max(conf, 0)), float(threshold), max_det, roots,
         float(tree_threshold),
-        ACTIVATION=region.class_activation, BACKGROUND=region.background, PAPER=tree_rule == "paper",
-        MULTI_LABEL=multi_label and region.tree is None, AGNOSTIC=class_agnostic,
+        LOCATION=region.location, ACTIVATION=region.class_activation, BACKGROUND=region.background,
+        PAPER=tree_rule == "paper", MULTI_LABEL=multi_label and region.tree is None, AGNOSTIC=class_agnostic,
         BOXES=lanes, KEPT=triton.next_power_of_2(max(max_det, 1)), UNROLL=UNROLL,
         # at 2048 boxes 16 warps would leave a thread too few registers
         warps=4 if lanes <= 512 else 8, alone=True,

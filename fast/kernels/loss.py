@@ -74,7 +74,10 @@ def match(
         else:
             slot = k * (5 + C) * stride_c + cell * stride_cell
             anchor_w, anchor_h = tl.load(anchors + 2 * k), tl.load(anchors + 2 * k + 1)
-            _, _, shape_w, shape_h = load_box(head, slot, stride_c, valid, 0, 0, anchor_w, anchor_h, W, H)
+            # where it lies does not matter
+            _, _, shape_w, shape_h = load_box(
+                head, slot, stride_c, valid, 0, 0, anchor_w, anchor_h, W, H, "cell"
+            )
         overlap = iou(zero, zero, shape_w, shape_h, zero, zero, w, h)
         overlap = tl.where(overlap == overlap, overlap, 0.0)  # NaN is no overlap
         anchor = tl.where(overlap > best, k, anchor)  # the first one wins a tie
@@ -98,8 +101,9 @@ def _region_loss_kernel(
     grad, grad_b, grad_c, grad_cell, slots, sums,
     A, C, H, W, T, known, parts, object_scale, noobject_scale, class_scale, coord_scale, ignore_threshold,
     wh_weight, rescore, prior_scale, assumed_iou,
-    ACTIVATION: tl.constexpr, BACKGROUND: tl.constexpr, SQUARED: tl.constexpr, BIAS_MATCH: tl.constexpr,
-    MAP: tl.constexpr, CELLS: tl.constexpr, CLASSES: tl.constexpr, TRUTHS: tl.constexpr, PARTS: tl.constexpr,
+    LOCATION: tl.constexpr, ACTIVATION: tl.constexpr, BACKGROUND: tl.constexpr, SQUARED: tl.constexpr,
+    BIAS_MATCH: tl.constexpr, MAP: tl.constexpr, CELLS: tl.constexpr, CLASSES: tl.constexpr,
+    TRUTHS: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
     """CELLS cells of one anchor: all but classes that are not a softmax. Grid: (tiles, anchors, images).
 
@@ -112,7 +116,9 @@ def _region_loss_kernel(
     head, truth = pred + image * stride_b, truth + image * T * 5
     slot = a * (5 + C) * stride_c + cell * stride_cell
     anchor_w, anchor_h = tl.load(anchors + 2 * a), tl.load(anchors + 2 * a + 1)
-    x, y, w, h = load_box(head, slot, stride_c, inside, cell % W, cell // W, anchor_w, anchor_h, W, H)
+    x, y, w, h = load_box(
+        head, slot, stride_c, inside, cell % W, cell // W, anchor_w, anchor_h, W, H, LOCATION
+    )
 
     # who is responsible, who is excused
     end, only = read_list(truth, T, ACTIVATION == "tree", TRUTHS)
@@ -148,19 +154,27 @@ def _region_loss_kernel(
     target_w, target_h = tl.log(bw * W / anchor_w), tl.log(bh * H / anchor_h)
     weight = coord_scale * (1 + wh_weight * (1 - bw * bh))
 
-    # coordinates: x and y in sigmoid space, w and h in log space; the others are pulled to their anchor
+    # coordinates: x and y in sigmoid space or in anchors, w and h in log space; the others are pulled to
+    # their anchor
     t_w = tl.load(head + (slot + 2 * stride_c), inside, other=0).to(tl.float32)
     t_h = tl.load(head + (slot + 3 * stride_c), inside, other=0).to(tl.float32)
-    p_x = sigmoid(tl.load(head + slot, inside, other=0).to(tl.float32))
-    p_y = sigmoid(tl.load(head + (slot + stride_c), inside, other=0).to(tl.float32))
+    t_x = tl.load(head + slot, inside, other=0).to(tl.float32)
+    t_y = tl.load(head + (slot + stride_c), inside, other=0).to(tl.float32)
     pull = tl.where(inside, prior_scale * (1 - class_only), 0.0)
-    off_x, off_y = p_x - tl.where(owner, target_x, 0.5), p_y - tl.where(owner, target_y, 0.5)
-    off_w, off_h = t_w - tl.where(owner, target_w, 0.0), t_h - tl.where(owner, target_h, 0.0)
     scale = tl.where(owner, weight, pull)
+    if LOCATION == "cell":
+        p_x, p_y = sigmoid(t_x), sigmoid(t_y)
+        off_x, off_y = p_x - tl.where(owner, target_x, 0.5), p_y - tl.where(owner, target_y, 0.5)
+        grad_x, grad_y = scale * off_x * p_x * (1 - p_x), scale * off_y * p_y * (1 - p_y)
+    else:
+        target_x, target_y = (target_x - 0.5) / anchor_w, (target_y - 0.5) / anchor_h
+        off_x, off_y = t_x - tl.where(owner, target_x, 0.0), t_y - tl.where(owner, target_y, 0.0)
+        grad_x, grad_y = scale * off_x, scale * off_y
+    off_w, off_h = t_w - tl.where(owner, target_w, 0.0), t_h - tl.where(owner, target_h, 0.0)
     counts = scale != 0  # 0 * NaN would not be 0
     to = grad + image * grad_b + a * (5 + C) * grad_c + cell * grad_cell
-    tl.store(to, tl.where(counts, scale * off_x * p_x * (1 - p_x), 0.0), inside)
-    tl.store(to + grad_c, tl.where(counts, scale * off_y * p_y * (1 - p_y), 0.0), inside)
+    tl.store(to, tl.where(counts, grad_x, 0.0), inside)
+    tl.store(to + grad_c, tl.where(counts, grad_y, 0.0), inside)
     tl.store(to + 2 * grad_c, tl.where(counts, scale * off_w, 0.0), inside)
     tl.store(to + 3 * grad_c, tl.where(counts, scale * off_h, 0.0), inside)
     half = scale * 0.5
@@ -491,7 +505,8 @@ def region_loss(
         region.object_scale, region.noobject_scale, region.class_scale, region.coord_scale,
         region.ignore_threshold, 1.0 if region.box_weight == "2-wh" else 0.0, int(region.rescore),
         region.prior_scale if prior else 0.0, region.assumed_iou,
-        **options, BACKGROUND=region.background, CELLS=cells, CLASSES=classes, TRUTHS=truths,
+        **options, LOCATION=region.location, BACKGROUND=region.background,
+        CELLS=cells, CLASSES=classes, TRUTHS=truths,
         warps=8 if cells * classes >= TILE else 4, alone=True,
     )  # fmt: skip
     labels, more = sums, 0

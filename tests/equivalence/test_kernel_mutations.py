@@ -50,8 +50,8 @@ def masked(backend, threshold):
     assert got.classes.tolist() == want.classes.tolist()
 
 
-def decode(backend, activation="softmax"):
-    region = test_loss.region_of(activation)
+def decode(backend, activation="softmax", **settings):
+    region = test_loss.region_of(activation, **settings)
     with backend:
         test_decode.check_decode(backend, test_loss.random_head(region, H=2, W=3), region)
 
@@ -85,8 +85,15 @@ def class_only(backend):
 
 
 MUTATIONS = [
-    ("cell offset dropped", "decode", "(col + sigmoid(t_x)) / W", "sigmoid(t_x) / W", decode),
-    ("width for height", "decode", "(row + sigmoid(t_y)) / H", "(row + sigmoid(t_y)) / W", decode),
+    ("cell offset dropped", "decode", "(col + p_x) / W", "p_x / W", decode),
+    ("width for height", "decode", "(row + p_y) / H", "(row + p_y) / W", decode),
+    (
+        "offset in cells",
+        "decode",
+        "0.5 + t_x * anchor_w",
+        "0.5 + t_x",
+        lambda b: decode(b, location="anchor"),
+    ),
     ("anchor forgotten", "decode", "anchor_w * tl.exp(t_w)", "tl.exp(t_w)", decode),
     (
         "background left out of the sum",
@@ -188,6 +195,27 @@ MUTATIONS = [
     ),
     ("no mask", "loss", "& (excused == 0)", "& (excused >= 0)", lambda b: loss(b, ignore_threshold=0.05)),
     ("no derivative of the sigmoid", "loss", "scale * off_x * p_x * (1 - p_x)", "scale * off_x", loss),
+    (
+        "derivative of a sigmoid that is not there",
+        "loss",
+        "grad_x, grad_y = scale * off_x, scale * off_y",
+        "grad_x, grad_y = scale * off_x * t_x * (1 - t_x), scale * off_y",
+        lambda b: loss(b, location="anchor"),
+    ),
+    (
+        "target offset in cells",
+        "loss",
+        "(target_x - 0.5) / anchor_w",
+        "target_x - 0.5",
+        lambda b: loss(b, location="anchor"),
+    ),
+    (
+        "offsets pulled to a half",
+        "loss",
+        "t_y - tl.where(owner, target_y, 0.0)",
+        "t_y - tl.where(owner, target_y, 0.5)",
+        lambda b: loss(b, location="anchor"),
+    ),
     ("box weight forgotten", "loss", "(1 + wh_weight * (1 - bw * bh))", "1.0", loss),
     (
         "IoU target forgotten",

@@ -178,6 +178,18 @@ def test_extreme_logits(backend, activation, value, channel, owned):
 
 
 @each_backend
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 80.0])
+@pytest.mark.parametrize("owned", [True, False])
+def test_extreme_offsets(backend, value, owned):
+    """The same where no sigmoid holds a box: it may be infinitely far away, and pulled back as hard."""
+    region = region_of("softmax", anchors=((1.0, 1.0),), location="anchor")
+    pred = random_head(region, H=2, W=2, seed=6)
+    pred[0, 0, 1, 1 if owned else 0] = value
+    with backend:
+        check(backend, pred, np.array([[[0.75, 0.75, 0.5, 0.5, 0]]]), region, 1)
+
+
+@each_backend
 @pytest.mark.usefixtures("tiles", "list_length")
 def test_classification_only_image_beside_one_with_boxes(backend):
     region = region_of("tree", class_map=(3, 8, 1))
