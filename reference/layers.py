@@ -299,6 +299,9 @@ def output_shape(layer: Layer, earlier: list[Shape], shape: Shape) -> Shape:
     index = len(earlier)
     c, h, w = earlier[-1] if earlier else shape
     where = f"layer {index} ({type(layer).__name__}) on {w}x{h}x{c}"
+    for name in ("size", "stride", "groups", "filters"):
+        if getattr(layer, name, 1) < 1:
+            raise ValueError(f"{where}: {name} {getattr(layer, name)} is not positive")
     match layer:
         case Conv():
             if c % layer.groups or layer.filters % layer.groups:

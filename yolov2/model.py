@@ -165,8 +165,6 @@ class Model(ABC):
             raise UserError(f"{path}: no {cls.__name__.lower()}, its network ends in no {heads} layer")
         width, height = input_size(c.imgsz)
         with reading(path):
-            with torch.device("meta"), torch.no_grad():  # shapes, no memory: does the network run at all?
-                Network(list(c.layers), (3, height, width)).eval()(torch.empty(1, 3, height, width))
             model = cls.build(c.layers, c.names, c.imgsz, c.resize, c.config, c.batch_norm)
             shapes = {name: p.shape for name, p in model.network.named_parameters()}
             if c.momentum and {name: m.shape for name, m in c.momentum.items()} != shapes:
