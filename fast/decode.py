@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fast._launch import DTYPES, anchor_tensor, region_of, use_triton
+from fast._launch import DTYPES, anchor_tensor, operator, region_of, use_triton
 from fast.wordtree import absolute_probability, branches, descend, descend_scores, tree_softmax
 from reference.region import Region, TreeRule
 
@@ -156,7 +156,7 @@ def _decode_torch(head: Tensor, region: Region) -> tuple[Tensor, Tensor, Tensor]
     return decode_boxes(head, region), objectness, probs.movedim(2, -1)
 
 
-@torch.library.custom_op("yolov2::decode", mutates_args=())
+@operator("yolov2::decode")
 def _decode(pred: Tensor, settings: str) -> tuple[Tensor, Tensor, Tensor]:
     """Boxes, objectness and, except on a tree, class probabilities."""
     region = region_of(settings)
@@ -303,7 +303,7 @@ def decode_candidates(
     return Candidates(*_decode_candidates(pred, region.settings, *options))
 
 
-@torch.library.custom_op("yolov2::decode_candidates", mutates_args=())
+@operator("yolov2::decode_candidates")
 def _decode_candidates(
     pred: Tensor, settings: str, conf: float, capacity: int, tree_threshold: float, tree_rule: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fast._launch import DTYPES, layout, region_of, use_triton
+from fast._launch import DTYPES, layout, operator, region_of, use_triton
 from fast.assign import Matches, Truths, match, read_truths
 from fast.decode import class_probabilities, decode_boxes, split_head
 from fast.wordtree import tree_log_softmax, tree_tensors
@@ -80,7 +80,7 @@ def _kept_precision(x: Tensor) -> torch.dtype:
     return torch.float32 if x.dtype == torch.float16 else x.dtype
 
 
-@torch.library.custom_op("yolov2::region_loss", mutates_args=())
+@operator("yolov2::region_loss")
 def _region_loss(pred: Tensor, truth: Tensor, settings: str, prior: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Terms (8,), d total / d pred, and slots (B, A, H, W) int32.
 
@@ -110,7 +110,7 @@ def _(pred, truth, settings, prior):
     )
 
 
-@torch.library.custom_op("yolov2::region_loss_backward", mutates_args=())
+@operator("yolov2::region_loss_backward")
 def _scaled(grad: Tensor, slots: Tensor, dterms: Tensor, dtype: torch.dtype, classes: int) -> Tensor:
     """Every entry of the gradient times what flows into the total and into the term it belongs to."""
     if use_triton(grad) and grad.dtype in DTYPES:

@@ -160,7 +160,7 @@ def test_operators_are_well_formed(backend, operator, rest, layout):
     region = Region(((1.0, 2.0), (2.0, 1.0)), 2)
     pred = torch.randn(1, 14, 2, 3, generator=torch.Generator().manual_seed(0))
     with backend:
-        torch.library.opcheck(operator, (backend.tensor(pred, layout), region.settings, *rest))
+        torch.library.opcheck(operator.op, (backend.tensor(pred, layout), region.settings, *rest))
 
 
 def test_decode_has_a_gradient():

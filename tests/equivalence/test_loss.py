@@ -251,9 +251,9 @@ def test_operators_are_well_formed(backend, activation, layout):
     truth = torch.tensor([[[0.3, 0.6, 0.25, 0.25, 1.0]]])
     with backend:
         pred = backend.tensor(torch.from_numpy(random_head(region)), layout).requires_grad_()
-        torch.library.opcheck(fast.loss._region_loss, (pred, backend.tensor(truth), region.settings, True))
+        torch.library.opcheck(fast.loss._region_loss.op, (pred, backend.tensor(truth), region.settings, True))
         torch.library.opcheck(
-            fast.assign._assign_targets, (pred.detach(), backend.tensor(truth), region.settings)
+            fast.assign._assign_targets.op, (pred.detach(), backend.tensor(truth), region.settings)
         )
 
 
