@@ -52,13 +52,13 @@ def decode_boxes(head: Tensor, region: Region) -> Tensor:
     *_, H, W = head.shape
     col = torch.arange(W, dtype=head.dtype, device=head.device)
     row = torch.arange(H, dtype=head.dtype, device=head.device)[:, None]
-    anchors = anchor_tensor(region.settings, head.device, head.dtype)[:, :, None, None]
-    t_xy = head[:, :, :2]
-    place = t_xy.sigmoid() if region.location == "cell" else 0.5 + t_xy * anchors  # in its cell, in cells
-    x = (col + place[:, :, 0]) / W
-    y = (row + place[:, :, 1]) / H
-    w = anchors[:, 0] * head[:, :, 2].exp() / W
-    h = anchors[:, 1] * head[:, :, 3].exp() / H
+    a_w, a_h = anchor_tensor(region.settings, head.device, head.dtype)[:, :, None, None].unbind(1)
+    t_x, t_y, t_w, t_h = head[:, :, :4].unbind(2)
+    if region.location == "cell":
+        p_x, p_y = t_x.sigmoid(), t_y.sigmoid()
+    else:
+        p_x, p_y = 0.5 + t_x * a_w, 0.5 + t_y * a_h
+    x, y, w, h = (col + p_x) / W, (row + p_y) / H, a_w * t_w.exp() / W, a_h * t_h.exp() / H
     return torch.stack([x, y, w, h], -1)
 
 
