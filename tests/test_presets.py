@@ -116,4 +116,4 @@ def test_nano_of_yolov1_begins_as_that_of_yolov2():
     layers = PRESETS["yolov1-nano"].build()
     assert layers[: len(NANO_TRUNK)] == NANO_TRUNK
     rows = summary(layers, (3, 224, 224))
-    assert total_flops(rows) < 0.3e9 and sum(row.learnable for row in rows) < 6e6
+    assert total_flops(rows) < 0.3e9 and sum(row.learnable for row in rows) < 10e6

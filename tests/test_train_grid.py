@@ -91,7 +91,7 @@ class TestSwitches:
             TrainConfig(model="yolov1-nano", batch_norm=on).resolved(torch.device("cpu")).lr
             for on in (True, False)
         ]
-        assert rates == pytest.approx([0.005, 0.0005])
+        assert rates == pytest.approx([0.002, 0.0002])
         assert TrainConfig(lr=0.5, batch_norm=False).resolved(torch.device("cpu")).lr == 0.5
 
     def test_neither_batch_norm_nor_passthrough(self, small_data, tmp_path):
@@ -120,6 +120,7 @@ class TestRefused:
             ("--tree", "9k.tree"),
             ("--classification", "pictures"),
             ("--assumed-iou", "0.3"),
+            ("--location", "anchor"),
             ("--zoom", "0.8,1.2"),
             ("--cache", "device"),
         ],

@@ -356,7 +356,7 @@ def check_model(config: TrainConfig) -> None:
             f"--multi-scale: {config.model} has a connected layer, made for one size of input; leave it out"
         )
     for flag in ("tree", "classification", "names", "map", "assumed_iou", "location"):
-        if getattr(config, flag, None) is not None:
+        if getattr(config, flag) is not None:
             typed = flag.replace("_", "-")
             raise UserError(f"--{typed}: is about a region layer, {config.model} is a YOLOv1; leave it out")
 
