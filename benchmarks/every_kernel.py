@@ -77,6 +77,7 @@ REGIONS = {
     "coco": COCO,
     "200 classes": replace(VOC, classes=200),  # more than one tile of classes
     "logistic": replace(VOC, class_activation="logistic"),
+    "offsets": replace(VOC, location="anchor"),
     "200 logistic": replace(VOC, classes=200, class_activation="logistic"),
     "background": replace(VOC, background=True),
     "200 background": replace(VOC, classes=200, background=True),

@@ -34,6 +34,9 @@ DEVICE = torch.device("cuda" if CUDA else "cpu")
 BATCHES = (1, 64) if CUDA else (1, 4)
 #: the contender that others are compared with
 OURS = "triton" if CUDA else "torch eager"
+#: seconds before a call on several CPU threads: those of the contender before, another library's pool, go on
+#: spinning for a while, and would take a core from this one
+PAUSE = 0.03
 #: what whole networks get; torch's own number may have been changed by the tests' settings
 THREADS = os.cpu_count() or 1
 
@@ -297,6 +300,8 @@ def _clock(call: Call, flush: bool, queue: bool) -> Callable[[], float]:
     if not CUDA:
 
         def on_cpu() -> float:
+            if torch.get_num_threads() > 1:
+                time.sleep(PAUSE)
             start = time.perf_counter_ns()
             call()
             return (time.perf_counter_ns() - start) / 1e3

@@ -31,7 +31,7 @@ from reference.layers import (
     head_index,
     output_shapes,
 )
-from reference.region import BoxWeight, ClassLoss, Region, WordTree
+from reference.region import BoxWeight, ClassLoss, Location, Region, WordTree
 from reference.schedule import Policy, Schedule
 from tests.golden import DATA
 from yolov2.cfg import Config, HeadTraining, Net, cfg_text, limited_shapes, read_cfg, write_cfg
@@ -436,6 +436,7 @@ def regions(draw):
         prior_images=draw(st.integers(0, 10**6)),
         class_loss=draw(st.sampled_from(get_args(ClassLoss))),
         box_weight=draw(st.sampled_from(get_args(BoxWeight))),
+        location=draw(st.sampled_from(get_args(Location))),
         assumed_iou=draw(st.sampled_from([0.0, 0.25, 1.0])),
         class_map=draw(st.none() | nodes),
     )

@@ -3,7 +3,12 @@
 ``yolov2.Predictor`` is a network made ready to run fast, with a choice of engines.
 """
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# Read by libgomp when torch is imported: so often its threads spin after a parallel loop before they sleep. Its
+# own ten times as many would take a core from onnxruntime, or from the thread that reads pictures.
+os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
 if TYPE_CHECKING:
     from yolov2.inference.predictor import Predictor

@@ -435,6 +435,7 @@ def _region_options(region: Region, tree: str, class_map: str) -> dict[str, Any]
         "background": (region.background, False),
         "class_loss": (region.class_loss, "cross_entropy"),
         "box_weight": (region.box_weight, "2-wh"),
+        "location": (region.location, "cell"),
         "assumed_iou": (region.assumed_iou, 0.0),
         "prior_scale": (region.prior_scale, 0.01),
         "prior_images": (region.prior_images, 12800),

@@ -163,7 +163,6 @@ class Model(ABC):
         if not isinstance(c.head, cls.HEADS):
             heads = " nor ".join(head.__name__.lower() for head in cls.HEADS)
             raise UserError(f"{path}: no {cls.__name__.lower()}, its network ends in no {heads} layer")
-        width, height = input_size(c.imgsz)
         with reading(path):
             model = cls.build(c.layers, c.names, c.imgsz, c.resize, c.config, c.batch_norm)
             shapes = {name: p.shape for name, p in model.network.named_parameters()}

@@ -189,6 +189,7 @@ def _facts(
     }
     if anchors := [layer.anchors for layer in layers if isinstance(layer, Region)]:
         facts["anchors"] = json.dumps(anchors[-1])
+        facts["location"] = next(layer.location for layer in reversed(layers) if isinstance(layer, Region))
     if orders := [layer.order for layer in layers if isinstance(layer, Reorg)]:
         facts["reorg_order"] = ", ".join(dict.fromkeys(orders))
     return facts

@@ -128,6 +128,8 @@ class Compiled:
 class OnnxRuntime:
     """The network in onnxruntime, as `yolov2.export` writes it; a session per size of input."""
 
+    planes = True  # its input is row-major
+
     def __init__(self, network: Network, model: bytes | None = None):
         self._runtime = _import("onnxruntime")
         self._network, self._model = network, model
@@ -146,12 +148,16 @@ class OnnxRuntime:
         options = self._runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
+        # its threads would go on spinning while torch's decode and suppress
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         model = to_onnx_bytes(self._network, shape) if self._model is None else self._model
         return self._runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 class OpenVino:
     """The network in OpenVINO, a compiled model per size of input."""
+
+    planes = True
 
     def __init__(self, network: Network):
         self._core = _import("openvino").Core()

@@ -102,6 +102,7 @@ class Predictor:
         inputs = None if calibration is None else self._calibration(calibration)
         self.run, self.dtype = open_engine(model.network, self.device, engine, precision, inputs)
         #: whether bytes are packed, and the input made from them on the device; quicker on a GPU only
+        self._channels_last = not getattr(self.run, "planes", False)
         self._packs = self.device.type == "cuda"
         self._pipelines: OrderedDict[Any, Pipeline] = OrderedDict()
         self._lock = threading.Lock()
@@ -257,7 +258,8 @@ class Predictor:
             images = pack(tensors, *size, mode, pin=self.device.type == "cuda")
         else:
             with torch.inference_mode():
-                images = network_input(pictures, *size, mode, self.device).to(self.dtype)
+                images = network_input(pictures, *size, mode, self.device, self._channels_last)
+                images = images.to(self.dtype)
         return Prepared(pictures, size, options, images, time.perf_counter() - start)
 
     def _start(self, ready: Prepared) -> Started:
