@@ -29,13 +29,11 @@ import numpy as np
 from benchmarks.timing import environment
 from reference.kmeans import mean_best_iou
 from yolov2 import plots
-from yolov2.anchors import METHODS, box_cells, read_boxes
+from yolov2.anchors import METHODS, RATIOS, SCALES, box_cells, hand_made, read_boxes
 from yolov2.cli import option, parse, run
 from yolov2.errors import UserError
 
 SHORT, LONG = 600, 1000  # pixels of the shorter side, and at most of the longer: Faster R-CNN's input
-SCALES = (128, 256, 512)  # roots of the anchors' areas in those pixels
-RATIOS = (0.5, 1.0, 2.0)  # width to height
 YEAR = 2007  # the paper's table names VOC 2007 alone
 
 
@@ -75,11 +73,6 @@ class BenchmarkConfig:
             raise ValueError("give one of --boxes and --data")
         if not self.seeds or self.restarts < 1 or self.largest < 1:
             raise ValueError("seeds, restarts, largest: at least one of each")
-
-
-def hand_made() -> np.ndarray:
-    """Faster R-CNN's anchors: float64 (9, 2), width and height in pixels of its input."""
-    return np.array([(scale * ratio**0.5, scale / ratio**0.5) for scale in SCALES for ratio in RATIOS])
 
 
 def in_pixels(fractions: np.ndarray, sizes: np.ndarray) -> np.ndarray:

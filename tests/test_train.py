@@ -20,9 +20,10 @@ from torch import nn
 
 import yolov2.train
 from fast.loss import RegionLoss
-from reference.kmeans import iou_kmeans
+from reference.kmeans import iou_kmeans, sse_kmeans
 from tests.commands import TINY, add_picture, annotation, assert_refused, command, make_voc
 from yolov2 import detect, evaluate
+from yolov2.anchors import box_cells, box_shapes
 from yolov2.checkpoint import load_checkpoint
 from yolov2.data.sources import open_train_val
 from yolov2.detector import Detector
@@ -210,6 +211,11 @@ class TestAnchors:
         train_set, _ = open_train_val(small_data, None, Complaints())
         assert choose_anchors(TrainConfig(anchors="preset"), train_set, 64) == VOC_ANCHORS
         assert choose_anchors(TrainConfig(anchors="1,2"), train_set, 64) == ((1.0, 2.0),)
+        by_hand = choose_anchors(TrainConfig(anchors="hand"), train_set, 600)
+        assert len(by_hand) == 9 and by_hand[1] == (4.0, 4.0) and by_hand[3] == (5.6569, 11.3137)
+        by_error = choose_anchors(TrainConfig(anchors="sse:2"), train_set, 64)
+        wh = box_cells(*box_shapes(train_set), 2, "letterbox")
+        assert np.allclose(by_error, sse_kmeans(wh, len(by_error), seed=0)[0], atol=1e-4)
 
     def test_pixels_are_refused(self, small_data, tmp_path, capsys):
         flags = ("--data", small_data, "--project", tmp_path, *TINY, "--anchors", "42,55,102,128")

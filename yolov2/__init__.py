@@ -6,8 +6,8 @@
 import os
 from typing import TYPE_CHECKING, Any
 
-# Read by libgomp when torch is imported: so often its threads spin after a parallel loop before they sleep. Its
-# own ten times as many would take a core from onnxruntime, or from the thread that reads pictures.
+# Read by libgomp when torch is imported: so often its threads spin after a parallel loop before they sleep.
+# Its own ten times as many would take a core from onnxruntime, or from the thread that reads pictures.
 os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
 if TYPE_CHECKING:

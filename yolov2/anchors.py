@@ -21,7 +21,15 @@ from yolov2.data.sources import Format, read_split
 from yolov2.errors import UserError
 
 METHODS = {"iou": iou_kmeans, "sse": sse_kmeans}
+#: Faster R-CNN's nine, picked by hand: roots of their areas in pixels of its input, width to height, and that
+#: input's shorter side
+SCALES, RATIOS, SHORTER = (128, 256, 512), (0.5, 1.0, 2.0), 600
 NPZ_SPLITS = {"train": (0,), "val": (1,), "test": (2,), "trainval": (0, 1)}
+
+
+def hand_made() -> np.ndarray:
+    """Faster R-CNN's anchors: float64 (9, 2), width and height in pixels of its input."""
+    return np.array([(scale * ratio**0.5, scale / ratio**0.5) for scale in SCALES for ratio in RATIOS])
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,10 @@ from torch import Tensor
 
 from fast.grid import GridLoss, grid_loss, grid_truth, trained_grid
 from fast.loss import RegionLoss, region_loss
-from reference.kmeans import iou_kmeans
 from reference.layers import Grid
 from reference.region import Region, WordTree
 from reference.schedule import Schedule
-from yolov2.anchors import box_cells, box_shapes
+from yolov2.anchors import METHODS, SHORTER, box_cells, box_shapes, hand_made
 from yolov2.checkpoint import Checkpoint
 from yolov2.cli import parse, run
 from yolov2.data.class_folders import open_classification
@@ -204,13 +203,17 @@ def choose_anchors(config: TrainConfig, dataset: Dataset, imgsz: int) -> tuple[t
                 "input are to be divided by 32"
             )
         return given
+    if config.anchors == "hand":
+        by_hand = hand_made() * imgsz / SHORTER / 32
+        return tuple((round(float(w), 4), round(float(h), 4)) for w, h in by_hand)
     preset = find_recipe(config.model).region.anchors
     fractions, sizes = box_shapes(dataset)
     if config.anchors == "preset" or not len(fractions):
         return preset
     wh = box_cells(fractions, sizes, imgsz / 32, config.resize or "letterbox")
-    count = len(preset) if config.anchors == "auto" else int(config.anchors)
-    anchors, _ = iou_kmeans(wh, min(count, len(np.unique(wh, axis=0))), seed=0)
+    method, _, number = config.anchors.rpartition(":")
+    count = len(preset) if number == "auto" else int(number)
+    anchors, _ = METHODS[method or "iou"](wh, min(count, len(np.unique(wh, axis=0))), seed=0)
     return tuple((round(float(w), 4), round(float(h), 4)) for w, h in anchors)
 
 

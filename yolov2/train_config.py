@@ -58,7 +58,8 @@ class TrainConfig(LoopConfig):
         default=None,
     )
     anchors: str = option(
-        "auto (k-means on the data, as many as the model has), how many, preset, or w,h,w,h,... in cells",
+        "auto (k-means by IoU on the data, as many as the model has), how many, sse:5 (by squared error), hand "
+        "(nine picked by hand, Faster R-CNN's), preset, or w,h,w,h,... in cells",
         default="auto",
     )
     weights: Path | None = option(
@@ -222,19 +223,22 @@ def check_side(flag: str, side: int) -> None:
 
 
 def parse_anchors(text: str) -> tuple[tuple[float, float], ...] | None:
-    """Anchors written as "w,h,w,h,..." in cells; None for "auto", a number of them, and "preset".
+    """Anchors written as "w,h,w,h,..." in cells; None for a name, or a number of them, see `TrainConfig`.
 
     Raises
     ------
     ValueError
         If they are not pairs of numbers, or too small or large for any box.
     """
-    if text in ("auto", "preset") or (text.isdecimal() and 1 <= int(text) <= 100):
+    number = text.removeprefix("sse:")
+    if text in ("auto", "hand", "preset") or (number.isdecimal() and 1 <= int(number) <= 100):
         return None
     try:
         numbers = [float(part) for part in text.split(",")]
     except ValueError:
-        raise ValueError(f"--anchors {text}: give auto, a count, preset, or numbers w,h,w,h,...") from None
+        raise ValueError(
+            f"--anchors {text}: give auto, a count, sse:5, hand, preset, or numbers w,h,w,h,..."
+        ) from None
     if len(numbers) % 2 or not all(0.001 <= n <= 1000 for n in numbers):
         raise ValueError(f"--anchors {text}: needs pairs of numbers from 0.001 to 1000, in cells")
     return tuple(zip(numbers[::2], numbers[1::2], strict=True))
