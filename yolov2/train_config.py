@@ -58,8 +58,8 @@ class TrainConfig(LoopConfig):
         default=None,
     )
     anchors: str = option(
-        "auto (k-means by IoU on the data, as many as the model has), how many, sse:5 (by squared error), hand "
-        "(nine picked by hand, Faster R-CNN's), preset, or w,h,w,h,... in cells",
+        "auto (k-means by IoU on the data, as many as the model has), how many, sse:5 (by squared error), "
+        "hand (nine picked by hand, Faster R-CNN's), preset, or w,h,w,h,... in cells",
         default="auto",
     )
     weights: Path | None = option(
