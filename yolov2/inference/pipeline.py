@@ -11,7 +11,6 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,16 +22,16 @@ SLOTS = 2
 
 
 class Pending(NamedTuple):
-    """Rows that are on their way to the host."""
+    """Results that are being computed, and copied to the host if so wished."""
 
-    rows: Tensor
+    results: Tensor
     done: Any  # torch.cuda.Event; None on a CPU
 
-    def wait(self) -> np.ndarray:
-        """The rows, when they have arrived."""
+    def wait(self) -> Tensor:
+        """The results, when they have arrived."""
         if self.done is not None:
             self.done.synchronize()
-        return self.rows.numpy()
+        return self.results
 
 
 class Pipeline:
@@ -48,6 +47,8 @@ class Pipeline:
         Bytes of the longest buffer that fits.
     device : torch.device
         On a CPU nothing is captured; `run` is called.
+    download : bool
+        Whether results go to the host; otherwise they are copied on the device.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Pipeline:
         height: int,
         capacity: int,
         device: torch.device,
+        download: bool = True,
     ):
         self.capacity = capacity
         self._lock = threading.Lock()
@@ -68,7 +70,7 @@ class Pipeline:
         self._slots: list[_Slot] = []
         self._turn = 0
         self._shape = pictures, width, height
-        self._device = device
+        self._device, self._download = device, download
 
     def submit(self, packed: Packed) -> Pending:
         """Begin with a batch; any thread may.
@@ -81,7 +83,7 @@ class Pipeline:
         Returns
         -------
         Pending
-            Its `wait` returns the rows, in memory of their own.
+            Its `wait` returns the results, in memory of their own.
         """
         with self._lock, torch.inference_mode():
             if len(self._slots) < SLOTS:
@@ -98,12 +100,20 @@ class Pipeline:
             self._compute.wait_stream(self._upload)
             with torch.cuda.stream(self._compute):
                 slot.graph.replay()
-                rows = torch.empty(slot.rows.shape, dtype=slot.rows.dtype, pin_memory=True)
-                rows.copy_(slot.rows, non_blocking=True)
+                results = torch.empty_like(
+                    slot.results, device="cpu" if self._download else None, pin_memory=self._download
+                )
+                results.copy_(slot.results, non_blocking=True)
                 slot.free.record()
                 done = torch.cuda.Event()
                 done.record()
-            return Pending(rows, done)
+            return Pending(results, done)
+
+    def drain(self) -> None:
+        """Wait until nothing of this pipeline runs, before its graphs and their memory are let go."""
+        with self._lock:
+            if self._cuda:
+                self._compute.synchronize()
 
     def _slot(self, example: Packed) -> "_Slot":
         buffer = torch.zeros(self.capacity, dtype=torch.uint8, device=self._device)
@@ -121,18 +131,18 @@ class Pipeline:
             graph = torch.cuda.CUDAGraph()
             # other threads may go on using the GPU meanwhile
             with torch.cuda.graph(graph, stream=self._compute, capture_error_mode="thread_local"):
-                rows = self._run(packed)
+                results = self._run(packed)
         free = torch.cuda.Event()
         free.record(self._compute)
-        return _Slot(packed, graph, rows, free)
+        return _Slot(packed, graph, results, free)
 
 
 class _Slot(NamedTuple):
-    """A buffer, and the graph that reads it and writes `rows`."""
+    """A buffer, and the graph that reads it and writes `results`."""
 
     packed: Packed
     graph: Any = None
-    rows: Any = None
+    results: Any = None
     free: Any = None  # an event: the graph is through with the buffer
 
 

@@ -293,20 +293,22 @@ class Predictor:
             pipeline = self._pipelines.get(key)
             if pipeline is None or pipeline.capacity < len(packed.buffer):
                 capacity = capacity_for(len(packed.buffer))
-                pipeline = self._pipelines[key] = Pipeline(run, *shape, capacity, self.device)
+                if pipeline is not None:
+                    pipeline.drain()
+                pipeline = self._pipelines[key] = Pipeline(run, *shape, capacity, self.device, fixed)
             self._pipelines.move_to_end(key)
             while len(self._pipelines) > PIPELINES:
-                self._pipelines.popitem(last=False)
+                self._pipelines.popitem(last=False)[1].drain()
             return pipeline.submit(packed)
 
     def _read(
         self, pending: Pending, pictures: Sequence["Picture"], size: Size, options: "Options"
     ) -> list[Any]:
-        rows = pending.wait()[: len(pictures)]
+        results = pending.wait()[: len(pictures)]
         if self.model.has_rows:
-            return self.model._read_rows(rows, pictures, size)
+            return self.model._read_rows(results.numpy(), pictures, size)
         with torch.inference_mode():
-            return self.model._interpret(torch.from_numpy(rows).float(), pictures, size, options)
+            return self.model._interpret(results, pictures, size, options)
 
     def _calibration(self, source: Any) -> Iterator[Tensor]:
         """Inputs from pictures evenly taken from a source."""
