@@ -143,6 +143,16 @@ def step(plan: Plan) -> list[Command]:
     return [pytest("tests/test_step.py", *more)]
 
 
+def predictor(plan: Plan) -> list[Command]:
+    """CUDA graphs from bytes to boxes beside the CPU; folding; memory and threads over many predictions."""
+    count = "100" if plan.rehearse else "10000"
+    lasting = ["--count", count, "--json", str(plan.out / "endurance.json")]
+    return [
+        pytest("tests/test_folded.py", "tests/test_predictor.py", "-k", "not compiled"),
+        python("-m", "benchmarks.endurance", *lasting),
+    ]
+
+
 def backbones(plan: Plan) -> list[Command]:
     """Darknet-19 beside other classifiers."""
     small = ["--imgsz", "32", "--seconds", "0.01"] if plan.rehearse else []
@@ -170,6 +180,7 @@ STAGES = {
     **{f"sanitizer-{t}": Stage(f"every kernel: {about}", sanitizer(t)) for t, about in TOOLS.items()},
     **{f"bench-{n}": Stage(f"benchmarks/bench_{n}.py", benchmark(n)) for n in BENCHMARKS},
     "backbones": Stage("work and speed beside VGG-16, ResNet-50 and v1's", backbones),
+    "predictor": Stage("graphs from bytes to boxes are right, and last", predictor),
     "step": Stage("an update waits for nothing and is captured", step),
     **{
         f"training-{c}": Stage(f"pictures a second, pictures in {c}", training(c))

@@ -176,6 +176,51 @@ class TestPipeline:
         assert {shape[0] for shape, _ in predictor._pipelines} == {2}
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="NO GPU: its graphs are not shown to be right")
+class TestOnGpu:
+    """Graphs find what the CPU finds; `python -m benchmarks.gpu --stage predictor` runs this."""
+
+    @pytest.fixture(scope="class")
+    def on_gpu(self, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("on_gpu")
+        return {name: yolov2.load(write_darknet(folder / name, name), device="cuda") for name in NETWORKS}
+
+    @pytest.mark.parametrize("name", NETWORKS)
+    def test_float32_is_the_cpus(self, models, on_gpu, name):
+        predictor = Predictor(on_gpu[name], precision="float32")
+        for group in (PICTURES[:1], PICTURES, PICTURES[1:3], PICTURES[:1]):
+            same(predictor(group, **CONF[name]), models[name](group, **CONF[name]), exact=False)
+
+    @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+    @pytest.mark.parametrize("name", NETWORKS)
+    def test_half_runs(self, on_gpu, name, precision):
+        got = Predictor(on_gpu[name], precision=precision)(PICTURES, **CONF[name])
+        assert len(got) == len(PICTURES)
+
+    def test_streams_are_in_order(self, models, on_gpu):
+        predictor = Predictor(on_gpu["region"], precision="float32")
+        many = PICTURES * 9
+        got = [found for _, found in predictor.stream(many, 4, conf=0.6)]
+        same(got, models["region"](PICTURES, 0.6) * 9, exact=False)
+
+    def test_nothing_waits_but_for_the_rows(self, on_gpu):
+        predictor = Predictor(on_gpu["region"]).warmup(2)
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            predictor(PICTURES[:2], 0.6)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    def test_eight_threads(self, on_gpu):
+        predictor = Predictor(on_gpu["region"], precision="float32")
+        groups = [PICTURES[i % 5 : i % 5 + 1 + i % 2] for i in range(48)]
+        want = [predictor(group, 0.6) for group in groups]
+        with ThreadPoolExecutor(8) as pool:
+            for got, one in zip(pool.map(lambda group: predictor(group, 0.6), groups), want, strict=True):
+                same(got, one)
+
+
 @pytest.mark.parametrize("packs", [False, True])
 @pytest.mark.parametrize("engine", ["eager", "onnxruntime"])
 def test_eight_threads(model, engine, packs):

@@ -12,6 +12,7 @@ from fast.detect import detect
 from fast.loss import region_loss
 from fast.nms import batched_nms, multi_label_nms
 from fast.reorg import reorg
+from fast.stem import stem
 from tests.backends import KERNELS
 
 CUDA = [b for b in KERNELS if b.name == "triton-cuda"]
@@ -37,6 +38,7 @@ OPERATIONS = {
     "detect, one label": lambda head: tuple(detect(head, VOC, multi_label=False)),
     "batched_nms": lambda head: tuple(of_best_class(*candidates(head))),
     "multi_label_nms": lambda head: tuple(multi_label_nms(*candidates(head), 0.45, 300, 0.005)),
+    "stem": lambda head: (stem(head[:, :3], head[:2, :27, 0, 0].reshape(2, 3, 3, 3), head[:2, 0, 0, 0]),),
     "reorg": lambda head: (reorg(head[:, :124, :12, :12].contiguous()),),
 }
 
