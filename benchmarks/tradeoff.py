@@ -2,9 +2,9 @@
 
     python -m benchmarks.tradeoff --weights best.safetensors --data VOC2012 --plot docs/tradeoff.png
 
-YOLOv2 is fully convolutional, so that one network, trained at many sizes (``--multi-scale``), runs at any:
-small ones are quick, large ones see small objects. The paper's points are of Pascal VOC 2007 and a Titan X, and
-stand beside the measured ones to compare the shape of the two curves, not their height.
+YOLOv2 is fully convolutional: one network, trained at many sizes (``--multi-scale``), runs at any. Small
+inputs are quick, large ones see small objects. The paper's points, of Pascal VOC 2007 and a Titan X, stand
+beside the measured ones to compare the shape of the two curves, not their height.
 """
 
 import dataclasses

@@ -304,6 +304,17 @@ class TestARun:
         assert re.search(r"8 convolutions from .*best.safetensors, 3 start afresh: 13 conv 32 ", out)
         assert "not taken from the file: 12 conv 2 1x1/1 linear" in out
 
+    def test_without_batch_norm(self, small_data, folders, tmp_path, capsys):
+        flags = ("--data", folders, "--project", tmp_path, *SMALL, "--finetune-epochs", "0")
+        assert command(main, *flags, "--no-batch-norm") == 0
+        classifier = Classifier.load(tmp_path / "pretrain" / "best.safetensors")
+        assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in classifier.network.modules())
+        # a detector without batch norm starts from it
+        more = ("--data", small_data, "--no-batch-norm", "--project", tmp_path, *TINY, "--epochs", "1")
+        weights = tmp_path / "pretrain" / "best.safetensors"
+        assert command(yolov2.train.main, "--weights", weights, *more) == 0
+        assert "8 convolutions from " in capsys.readouterr().out
+
     def test_two_processes_are_two_pieces(self, folders, tmp_path):
         """The same pictures in the same updates, and a measure that is merged exactly."""
         flags = ("--data", folders, *SMALL, "--batch", "3", "--lr", "1e-4", "--burn-in", "0", "--epochs", "1")

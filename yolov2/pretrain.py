@@ -31,6 +31,7 @@ from yolov2.loading import load
 from yolov2.model import Model
 from yolov2.pretrain_config import PretrainConfig, Stage, find_classifier, open_nodes
 from yolov2.pretrain_report import plan_lines, report
+from yolov2.recipes import biased
 from yolov2.runs import new_run
 from yolov2.topk import TopK, merge, top_k
 from yolov2.training.distributed import Processes, processes
@@ -329,6 +330,8 @@ def build(config: PretrainConfig, names: Sequence[str], tree: WordTree | None = 
     if len(names) < 2:
         raise UserError(f"{config.data}: {len(names)} class; a classifier needs two to tell apart")
     layers = find_classifier(config.model).build(len(names) if tree is None else tree)
+    if not config.batch_norm:
+        layers = [biased(layer) for layer in layers]
     try:
         return Classifier.build(layers, names, config.imgsz)
     except ValueError as error:

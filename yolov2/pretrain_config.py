@@ -115,6 +115,9 @@ class PretrainConfig(LoopConfig):
         "stage; none is the model's",
         default=None,
     )
+    batch_norm: bool = option(
+        "batch norm in the convolutions, and where it is off biases and a tenth of the rate", default=True
+    )
     angle: float = option("augmentation: largest rotation in degrees", default=7.0)
     aspect: float = option("augmentation: stretching factor", default=0.75)
     hue: float = option("augmentation: hue shift", default=0.1)
@@ -155,7 +158,7 @@ class PretrainConfig(LoopConfig):
         nominal = self.nominal_batch or recipe.nominal_batch
         epochs = self.epochs or (4 if self.data is None else recipe.epochs)
         # an update on fewer pictures has a noisier gradient and takes a smaller step
-        lr = self.lr or recipe.lr * nominal / recipe.nominal_batch
+        lr = self.lr or recipe.lr * nominal / recipe.nominal_batch * (1 if self.batch_norm else 0.1)
         imgsz = self.imgsz or (64 if self.data is None else recipe.imgsz)
         meaning: dict[str, Any] = {
             "epochs": epochs,

@@ -151,6 +151,11 @@ def switched(recipe: Recipe, model: str, batch_norm: bool = True, passthrough: b
     return replace(recipe, table=table) if changes else recipe
 
 
+def biased(layer: Layer) -> Layer:
+    """The same layer with biases in place of batch norm."""
+    return replace(layer, batch_norm=False) if isinstance(layer, Conv | Connected) else layer
+
+
 def without_batch_norm(layers: list[Layer]) -> list[Layer]:
     """Biases in place of batch norm, and dropout of .5 before the layer that feeds the head.
 
@@ -164,9 +169,7 @@ def without_batch_norm(layers: list[Layer]) -> list[Layer]:
     normal = [isinstance(layer, Conv | Connected) and layer.batch_norm for layer in layers]
     if not any(normal):
         raise ValueError("has no batch norm")
-    *body, feeding, head = (
-        replace(layer, batch_norm=False) if isinstance(layer, Conv | Connected) else layer for layer in layers
-    )
+    *body, feeding, head = map(biased, layers)
     return [*body, *([] if isinstance(body[-1], Dropout) else [Dropout()]), feeding, head]
 
 
