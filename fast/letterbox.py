@@ -212,6 +212,29 @@ def letterbox(
     return canvas.to(dtype)
 
 
+def draw_letterbox(canvas: Tensor, image: Tensor, mode: Mode = "letterbox") -> None:
+    """The network's input for one picture, written where it will be read; in torch, for CPUs.
+
+    Parameters
+    ----------
+    canvas : Tensor, float32 (3, height, width)
+        Of any strides, for example a picture of a batch with channels last.
+    image : Tensor, uint8 (H, W, 3)
+        RGB, any strides.
+    mode : {"letterbox", "stretch"}
+        See `placement`, also for what is raised.
+
+    Raises
+    ------
+    ValueError
+        If the picture is of another kind.
+    """
+    _check(image)
+    _draw(
+        canvas, image, placement((image.shape[1], image.shape[0]), (canvas.shape[2], canvas.shape[1]), mode)
+    )
+
+
 def _check(image: Tensor) -> None:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != torch.uint8:
         raise ValueError(f"a picture is uint8 (H, W, 3), got {image.dtype} {tuple(image.shape)}")

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fast.letterbox import Mode, letterbox, letterbox_packed, pack, placement
+from fast.letterbox import Mode, draw_letterbox, letterbox, letterbox_packed, pack, placement
 
 Array = TypeVar("Array", np.ndarray, Tensor)
 
@@ -52,10 +52,15 @@ def network_input(
     Tensor, float32 (B, 3, height, width)
         Values in [0, 1].
     """
-    # bytes cross to a GPU, all at once, and one kernel makes the batch there
-    packed = pack([pixels(p) for p in pictures], width, height, mode, pin=device.type == "cuda")
-    on_device = device if device.type == "cuda" else torch.device("cpu")
-    return letterbox_packed(packed.to(on_device), channels_last=channels_last).to(device)
+    images = [pixels(p) for p in pictures]
+    if device.type == "cuda":  # bytes cross the bus, all at once, and one kernel makes the batch there
+        packed = pack(images, width, height, mode, pin=True).to(device)
+        return letterbox_packed(packed, channels_last=channels_last)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    batch = torch.empty((len(images), 3, height, width), memory_format=layout)
+    for canvas, image in zip(batch, images, strict=True):
+        draw_letterbox(canvas, image, mode)
+    return batch.to(device)
 
 
 @dataclass(frozen=True)
