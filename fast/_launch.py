@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache, wraps
 from importlib.util import find_spec
+from threading import RLock
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
@@ -169,6 +170,10 @@ def launch(
 def region_of(settings: str) -> Region:
     """The region behind the text that an operator was given (`Region.settings`)."""
     return Region.from_settings(settings)
+
+
+#: held while a CUDA graph is captured: another capture, or torch's synchronisation before one, would break it
+CAPTURING = RLock()
 
 
 class Operator:

@@ -42,6 +42,11 @@ def test_not_further_than_allowed():
     stream.close()
 
 
+def test_what_cannot_be_iterated_is_told():
+    with pytest.raises(TypeError, match="not iterable"):
+        next(ahead(5, 1))  # type: ignore[arg-type]
+
+
 def test_closing_closes_the_source_on_its_thread():
     closed = []
 

@@ -1,5 +1,7 @@
 """`yolov2.Predictor`: engines, precisions, the way of a GPU rehearsed on the CPU, threads, memory."""
 
+import copy
+import pickle
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -7,6 +9,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import yolov2
 from benchmarks import endurance
@@ -82,6 +85,17 @@ class TestEngines:
         )
         assert got.dtype == getattr(torch, precision)
 
+    def test_int8_keeps_to_its_size(self, model):
+        needs("onnxruntime")
+        quantised = Predictor(model, precision="int8", calibration=[np.array(p) for p in PICTURES])
+        with pytest.raises(UserError, match="int8 was calibrated for 48x32"):
+            quantised(PICTURES, imgsz=64)
+
+    def test_16_bits_of_grey_are_not_white(self, model):
+        grey = Image.fromarray(np.full((32, 48), 20000, np.uint16))
+        want = Predictor(model)([np.full((32, 48, 3), 20000 // 257, np.uint8)], 0.6)
+        same(Predictor(model)([grey], 0.6), want)
+
     def test_int8_is_near(self, model):
         needs("onnxruntime")
         x = torch.rand(4, 3, *model.network.input_shape[1:])
@@ -117,6 +131,13 @@ class TestKeptByTheModel:
     def test_made_once(self, model):
         assert model.predictor() is model.predictor()
         assert model.predictor() is not model.predictor(precision="bfloat16")
+
+    def test_copies_and_pickles_leave_it(self, models):
+        model = models["region"]
+        want = model.predict(PICTURES[0], conf=0.6, progress=False)[0].boxes.data
+        for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            got = other.predict(PICTURES[0], conf=0.6, progress=False)[0].boxes.data
+            np.testing.assert_array_equal(got, want)
 
     def test_new_weights_are_seen(self, tmp_path):
         model = yolov2.load(write_darknet(tmp_path, "region"), device="cpu")
@@ -170,6 +191,35 @@ class TestPipeline:
             predictor([PICTURES[0]] * batch)
         assert len(predictor._pipelines) == PIPELINES
 
+    def test_what_a_broken_source_gave_before_is_told(self, predictor):
+        def pictures():
+            yield from PICTURES[:4]
+            raise OSError("unplugged")
+
+        got = []
+        with pytest.raises(OSError, match="unplugged"):
+            got.extend(predictor.stream(pictures(), 2, conf=0.6))
+        assert [picture for picture, _ in got] == PICTURES[:4]
+
+    def test_one_at_a_time_waits_for_nothing_more(self, predictor):
+        asked = []
+
+        def pictures():
+            for picture in PICTURES:
+                asked.append(picture)
+                yield picture
+
+        for number, _ in enumerate(predictor.stream(pictures(), 1), 1):
+            assert len(asked) <= number + 3  # what is read ahead
+
+    def test_more_boxes_than_kernels_hold(self, predictor):
+        side = 4 * 68  # 68 x 68 cells of two anchors
+        assert predictor.model.has_rows((4 * 64, 4 * 64)) and not predictor.model.has_rows((side, side))
+        same(
+            predictor([PICTURES[0]], 0.9, imgsz=side),
+            Predictor(predictor.model)([PICTURES[0]], 0.9, imgsz=side),
+        )
+
     def test_the_last_group_is_filled_up(self, predictor):
         got = [found for _, found in predictor.stream(PICTURES, 2, conf=0.6)]
         same(got, Predictor(predictor.model)(PICTURES, 0.6))
@@ -204,7 +254,7 @@ class TestOnGpu:
         same(got, models["region"](PICTURES, 0.6) * 9, exact=False)
 
     def test_nothing_waits_but_for_the_rows(self, on_gpu):
-        predictor = Predictor(on_gpu["region"]).warmup(2)
+        predictor = Predictor(on_gpu["region"]).warmup(2, conf=0.6)
         torch.cuda.synchronize()
         torch.cuda.set_sync_debug_mode("error")
         try:

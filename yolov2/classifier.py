@@ -21,6 +21,7 @@ class Classifier(Model):
     """A network that ends in a softmax, with its conventions; see `Model` for the parameters."""
 
     HEADS: ClassVar = (Softmax,)
+    heeds_options: ClassVar = False
 
     @property
     def classes(self) -> int:
@@ -72,7 +73,7 @@ class Classifier(Model):
     def _read_rows(
         self, rows: np.ndarray, pictures: Sequence[Picture], size: tuple[int, int]
     ) -> list[Tensor]:
-        return list(torch.from_numpy(rows))
+        return list(torch.from_numpy(rows.copy()))
 
     def _result(
         self, found: Tensor, picture: Picture, names: dict[int, str], path: str, speed: dict[str, float]

@@ -14,13 +14,17 @@ from fast.detect import Detections, detect
 from fast.grid import activate_grid, detect_grid
 from fast.nms import batched_nms, multi_label_nms
 from fast.wordtree import node_paths
-from reference.layers import Grid
+from reference.layers import Grid, head_index, output_shapes
 from reference.region import Region, TreeRule
 from yolov2.model import Model, Options, Picture, check_options, input_size, letterboxes, pick_device
 from yolov2.results import Results, from_found
 from yolov2.tree.classes import coco_nodes
 
 __all__ = ["Detector", "Found", "Paths", "check_options", "pick_device"]
+
+
+#: of a picture; suppressing more waits for the GPU
+MOST_BOXES = 8192
 
 
 class Paths(NamedTuple):
@@ -147,15 +151,20 @@ class Detector(Model):
         while group := list(islice(pictures, batch)):
             yield from zip(group, self(group, **options), strict=True)
 
-    @property
-    def has_rows(self) -> bool:
-        """Not where a tree is descended: paths are of any length."""
-        return isinstance(self.head, Grid) or self.head.tree is None or self.nodes is not None
+    def has_rows(self, size: tuple[int, int]) -> bool:
+        """Not where a tree is descended: paths are of any length; nor for more boxes than kernels hold."""
+        if isinstance(self.head, Grid):
+            return True
+        width, height = size
+        layers = self.network.layers
+        *_, (_, rows, columns) = output_shapes(layers[: head_index(layers)], (3, height, width))
+        boxes = rows * columns * len(self.head.anchors)
+        return boxes <= MOST_BOXES and (self.head.tree is None or self.nodes is not None)
 
     def _interpret(
         self, outputs: Tensor, pictures: Sequence[Picture], size: tuple[int, int], options: Options
     ) -> list[Found]:
-        if self.has_rows:
+        if isinstance(self.head, Grid) or self.head.tree is None or self.nodes is not None:
             return super()._interpret(outputs, pictures, size, options)
         found, paths = tree_detections(outputs, self.region, options)
         results = self._read_rows(_as_rows(found).cpu().numpy(), pictures, size)
@@ -210,7 +219,9 @@ def raw_detections(
     """
     if isinstance(head, Region):
         return detect(outputs, head, conf, iou, max_det)
-    boxes, _, scores = detect_grid(activate_grid(outputs.flatten(1), head), head, conf)
+    flat = outputs.flatten(1)
+    flat = flat if flat.dtype == torch.float64 else flat.float()  # decoding has no room for half precision
+    boxes, _, scores = detect_grid(activate_grid(flat, head), head, conf)
     index, label, score, count = multi_label_nms(boxes, scores, iou, max_det, conf)
     found = boxes.gather(1, index.clamp(min=0)[..., None].expand(-1, -1, 4))
     return Detections(found.where(index[..., None] >= 0, 0), score, label, count)

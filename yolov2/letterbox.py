@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from fast.letterbox import Mode, draw_letterbox, letterbox, letterbox_packed, pack, placement
+from yolov2.data.pictures import as_rgb
 
 Array = TypeVar("Array", np.ndarray, Tensor)
 
@@ -17,7 +18,7 @@ Array = TypeVar("Array", np.ndarray, Tensor)
 def pixels(picture: Image.Image | np.ndarray) -> Tensor:
     """The picture as a uint8 (H, W, 3) tensor, RGB."""
     if isinstance(picture, Image.Image) and picture.mode != "RGB":
-        picture = picture.convert("RGB")
+        picture = as_rgb(picture)
     array = np.array(picture)
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
         raise ValueError(f"a picture is uint8 (H, W, 3), got {array.dtype} {array.shape}")

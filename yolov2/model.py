@@ -282,13 +282,16 @@ class Model(ABC):
     def predictor(self, engine: EngineName = "auto", precision: Precision = "auto") -> Predictor:
         """This model made ready to run, see `yolov2.inference.predictor.Predictor`.
 
-        It is kept, and made anew when the weights have changed since.
+        It is kept, and made anew when the weights have changed since; writing through `Tensor.data` goes
+        unnoticed.
         """
         tensors = (*self.network.parameters(), *self.network.buffers())
         versions = tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors)
-        state = self.device, tuple(map(id, self.network.layers)), versions
+        state = self.device, tuple(self.network.layers), versions
         known = self._predictors.get((engine, precision))
         if known is None or known[0] != state:
+            if known is not None:
+                known[1].close()
             known = self._predictors[engine, precision] = state, Predictor(self, engine, precision)
         return known[1]
 
@@ -317,10 +320,16 @@ class Model(ABC):
         """The network's input (B, 3, height, width) for pictures of any sizes."""
         return network_input(pictures, *size, self.resize, self.device)
 
-    @property
-    def has_rows(self) -> bool:
-        """Whether what is found in a picture fits a row of fixed length, which a CUDA graph can write."""
+    #: whether thresholds and the like change what is found
+    heeds_options: ClassVar[bool] = True
+
+    def has_rows(self, size: tuple[int, int]) -> bool:
+        """Whether what is found at that size of input fits a row, which a CUDA graph can write."""
         return True
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles take along: not the predictors, which are made of threads and graphs."""
+        return self.__dict__ | {"_predictors": {}}
 
     def _interpret(
         self, outputs: Tensor, pictures: Sequence[Picture], size: tuple[int, int], options: "Options"

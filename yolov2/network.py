@@ -415,4 +415,9 @@ def _fill(slot: Tensor, array: np.ndarray) -> None:
 
 def get_parameters(network: Network) -> Parameters:
     """The inverse of `load_parameters`: copies, ready for `reference.network.forward`."""
-    return [{k: v.detach().cpu().numpy().copy() for k, v in slots.items()} for slots in _slots(network)]
+    return [{k: _numpy(v) for k, v in slots.items()} for slots in _slots(network)]
+
+
+def _numpy(t: Tensor) -> np.ndarray:
+    t = t.detach().cpu()
+    return (t.float() if t.dtype == torch.bfloat16 else t).numpy().copy()

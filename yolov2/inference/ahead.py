@@ -29,9 +29,9 @@ def ahead(items: Iterable[T], most: int) -> Generator[T, None, None]:
     """
     done: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue()
     room, stop = threading.Semaphore(most + 1), threading.Event()
+    iterator = iter(items)
 
     def work() -> None:
-        iterator = iter(items)
         try:
             while room.acquire() and not stop.is_set():
                 try:

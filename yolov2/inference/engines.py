@@ -117,7 +117,8 @@ class Compiled:
         self._lock = threading.Lock()
 
     def __call__(self, images: Tensor) -> Tensor:
-        with self._lock, torch.no_grad():  # freezing wants no_grad and knows no inference mode
+        # freezing wants no_grad and knows no inference mode
+        with self._lock, torch.inference_mode(False), torch.no_grad():
             try:
                 return self._run(images.clone() if images.is_inference() else images)
             except torch._dynamo.exc.BackendCompilerFailed as error:
@@ -133,6 +134,7 @@ class OnnxRuntime:
     def __init__(self, network: Network, model: bytes | None = None):
         self._runtime = _import("onnxruntime")
         self._network, self._model = network, model
+        self._made_for = None if model is None else network.input_shape
         self._sessions: dict[tuple[int, ...], Any] = {}
         self._lock = threading.Lock()
 
@@ -145,6 +147,9 @@ class OnnxRuntime:
         return torch.from_numpy(output)
 
     def _session(self, shape: tuple[int, ...]) -> Any:
+        if self._made_for is not None and shape != self._made_for:
+            sides = "x".join(map(str, self._made_for[:0:-1]))
+            raise UserError(f"--imgsz: int8 was calibrated for {sides}; leave it out")
         options = self._runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3

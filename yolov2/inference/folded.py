@@ -154,18 +154,20 @@ def pool_first(network: Network) -> Network:
 def folded_parameters(block: ConvBlock) -> tuple[Tensor, Tensor]:
     """Weight (F, C, k, k) and bias (F,), float32, of a convolution that does its batch norm too (SPEC 10)."""
     conv, norm = block.conv, block.norm
-    weight = conv.weight.detach().double()
-    bias = torch.zeros(len(weight), dtype=torch.float64, device=weight.device)
-    if conv.bias is not None:
-        bias = conv.bias.detach().double()
+
+    def exact(t: Tensor) -> Tensor:
+        return t.detach().to("cpu", torch.float64)  # not every device has it
+
+    weight = exact(conv.weight)
+    bias = torch.zeros(len(weight), dtype=torch.float64) if conv.bias is None else exact(conv.bias)
     if isinstance(norm, nn.BatchNorm2d):
         assert norm.running_mean is not None and norm.running_var is not None
-        variance = norm.running_var.double()
+        variance = exact(norm.running_var)
         # the two forms of batch norm have their epsilon in different places, see `DarknetBatchNorm`
         root = variance.sqrt() + 1e-6 if isinstance(norm, DarknetBatchNorm) else (variance + norm.eps).sqrt()
-        scale = norm.weight.detach().double() / root
+        scale = exact(norm.weight) / root
         weight = weight * scale[:, None, None, None]
-        bias = norm.bias.detach().double() + (bias - norm.running_mean.double()) * scale
+        bias = exact(norm.bias) + (bias - exact(norm.running_mean)) * scale
     return weight.float(), bias.float()
 
 

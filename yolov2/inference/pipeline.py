@@ -7,13 +7,14 @@ host waits once a batch, for the rows.
 """
 
 import threading
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from fast._launch import CAPTURING
 from fast.letterbox import Packed
 
 #: so often everything runs before it is captured: kernels get compiled and algorithms chosen
@@ -86,8 +87,10 @@ class Pipeline:
             Its `wait` returns the results, in memory of their own.
         """
         with self._lock, torch.inference_mode():
-            if len(self._slots) < SLOTS:
+            while len(self._slots) < SLOTS:
                 self._slots.append(self._slot(packed))
+            if self._cuda:
+                self._run = _captured  # what it refers to may go: the graphs have it all
             slot = self._slots[self._turn % len(self._slots)]
             self._turn += 1
             length = len(packed.buffer)
@@ -121,20 +124,36 @@ class Pipeline:
         packed = Packed(buffer, *self._shape)
         if not self._cuda:
             return _Slot(packed)
-        torch.cuda.synchronize(self._device)
-        # float32 is float32: TF32 would round the inputs of convolutions to ten bits
-        exact = torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False)
-        with torch.cuda.stream(self._compute), exact:
+        for stream in (self._upload, self._compute):
+            buffer.record_stream(stream)
+        self._compute.wait_stream(torch.cuda.current_stream(self._device))
+        with CAPTURING, torch.cuda.stream(self._compute), exact_algorithms():
             for _ in range(WARM_UPS):
                 self._run(packed)
-            torch.cuda.synchronize(self._device)
+            self._compute.synchronize()
             graph = torch.cuda.CUDAGraph()
-            # other threads may go on using the GPU meanwhile
+            # other threads may go on asking for memory meanwhile, but for nothing that waits for the GPU
             with torch.cuda.graph(graph, stream=self._compute, capture_error_mode="thread_local"):
                 results = self._run(packed)
         free = torch.cuda.Event()
         free.record(self._compute)
         return _Slot(packed, graph, results, free)
+
+
+def _captured(_: Packed) -> Tensor:
+    raise AssertionError("everything is captured")
+
+
+@contextmanager
+def exact_algorithms() -> Iterator[None]:
+    """cuDNN tries its algorithms, and float32 is float32: TF32 would round the inputs to ten bits."""
+    cudnn: Any = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.conv.fp32_precision
+    cudnn.benchmark, cudnn.conv.fp32_precision = True, "ieee"
+    try:
+        yield
+    finally:
+        cudnn.benchmark, cudnn.conv.fp32_precision = before
 
 
 class _Slot(NamedTuple):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from fast._launch import use_triton
 from fast.letterbox import Packed, letterbox_packed, pack
 from reference.region import TreeRule
 from yolov2.inference.ahead import ahead
@@ -103,7 +104,7 @@ class Predictor:
         self.run, self.dtype = open_engine(model.network, self.device, engine, precision, inputs)
         #: whether bytes are packed, and the input made from them on the device; quicker on a GPU only
         self._channels_last = not getattr(self.run, "planes", False)
-        self._packs = self.device.type == "cuda"
+        self._packs = self.device.type == "cuda" and use_triton(torch.empty(0, device=self.device))
         self._pipelines: OrderedDict[Any, Pipeline] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -142,15 +143,23 @@ class Predictor:
     def stream(
         self, pictures: Iterable["Picture"], batch: int = 16, **options: Any
     ) -> Iterator[tuple["Picture", Any]]:
-        """Detections of any number of pictures, `batch` at a time; `options` as in a call."""
+        """Detections of any number of pictures, `batch` at a time; `options` as in a call.
+
+        `pictures` is iterated on a thread of its own. On a GPU results come when the next batch has been
+        read, unless a batch is one picture.
+        """
         from yolov2.model import Options
 
         size = self._size(options.pop("imgsz", None))
-        for group, found, _ in self._groups(iter(pictures), size, Options(**options), batch, lag=True):
+        for group, found, _ in self._groups(iter(pictures), size, Options(**options), batch, lag=batch > 1):
             yield from zip(group, found, strict=True)
 
     def warmup(
-        self, batch: int = 1, imgsz: int | tuple[int, int] | None = None, picture: Size | None = None
+        self,
+        batch: int = 1,
+        imgsz: int | tuple[int, int] | None = None,
+        picture: Size | None = None,
+        **options: Any,
     ) -> "Predictor":
         """Do now what the first pictures would wait for: pack, compile or capture.
 
@@ -163,6 +172,8 @@ class Predictor:
         picture : (width, height), optional
             The largest pictures to come, in pixels, whose bytes a GPU keeps room for; by default those of the
             input.
+        **options
+            conf, iou, ... of the calls to come, which are part of a graph.
 
         Returns
         -------
@@ -171,8 +182,7 @@ class Predictor:
         """
         width, height = picture or self._size(imgsz)
         blank = np.zeros((height, width, 3), np.uint8)
-        for _ in range(2):  # both buffers of a pipeline
-            self([blank] * batch, imgsz=imgsz)
+        self([blank] * batch, imgsz=imgsz, **options)
         return self
 
     def predict(
@@ -238,12 +248,23 @@ class Predictor:
         lag = lag and self._packs
         waiting: list[tuple[list[Any], Prepared, Started]] = []
         with closing(ahead(prepared(), 1)) as groups:
-            for group, ready in groups:
-                waiting.append((group, ready, self._start(ready)))
-                if len(waiting) > lag:
+            try:
+                for group, ready in groups:
+                    waiting.append((group, ready, self._start(ready)))
+                    if len(waiting) > lag:
+                        yield _finished(*waiting.pop(0))
+            except Exception:  # of the source: what was read before is told first
+                while waiting:
                     yield _finished(*waiting.pop(0))
+                raise
         for pending in waiting:
             yield _finished(*pending)
+
+    def close(self) -> None:
+        """Wait for what runs, and let go of the captured graphs and their memory; later calls make others."""
+        with self._lock:
+            while self._pipelines:
+                self._pipelines.popitem()[1].drain()
 
     def _prepare(
         self, pictures: Sequence["Picture"], size: Size, options: "Options", fill: int = 0
@@ -254,12 +275,13 @@ class Predictor:
         images: Tensor | Packed
         if self._packs:
             tensors = [pixels(p) for p in pictures]
-            tensors += tensors[-1:] * (fill - len(tensors))
+            tensors += [tensors[-1][:1, :1]] * (fill - len(tensors))
             images = pack(tensors, *size, mode, pin=self.device.type == "cuda")
         else:
             with torch.inference_mode():
-                images = network_input(pictures, *size, mode, self.device, self._channels_last)
-                images = images.to(self.dtype)
+                # on the host: a thread of its own must not touch what another one computes on
+                host = torch.device("cpu")
+                images = network_input(pictures, *size, mode, host, self._channels_last).to(self.dtype)
         return Prepared(pictures, size, options, images, time.perf_counter() - start)
 
     def _start(self, ready: Prepared) -> Started:
@@ -270,7 +292,7 @@ class Predictor:
             pending = self._submit(images, options)
             return Started(lambda: self._read(pending, pictures, size, options), time.perf_counter() - start)
         with torch.inference_mode():
-            outputs = self.run(images)
+            outputs = self.run(images.to(self.device))
         seconds = time.perf_counter() - start
 
         def finish() -> list[Any]:
@@ -282,8 +304,8 @@ class Predictor:
     def _submit(self, packed: Packed, options: "Options") -> Pending:
         """On a GPU: into the pipeline of this shape, made where there is none with room for the bytes."""
         shape = packed.pictures, packed.width, packed.height
-        fixed = self.model.has_rows
-        key = (shape, options if fixed else None)
+        fixed = self.model.has_rows((packed.width, packed.height))
+        key = (shape, options if fixed and self.model.heeds_options else None)
 
         def run(on_gpu: Packed) -> Tensor:
             outputs = self.run(letterbox_packed(on_gpu, self.dtype, channels_last=True))
@@ -305,7 +327,7 @@ class Predictor:
         self, pending: Pending, pictures: Sequence["Picture"], size: Size, options: "Options"
     ) -> list[Any]:
         results = pending.wait()[: len(pictures)]
-        if self.model.has_rows:
+        if self.model.has_rows(size):
             return self.model._read_rows(results.numpy(), pictures, size)
         with torch.inference_mode():
             return self.model._interpret(results, pictures, size, options)
@@ -313,7 +335,7 @@ class Predictor:
     def _calibration(self, source: Any) -> Iterator[Tensor]:
         """Inputs from pictures evenly taken from a source."""
         frames = source if isinstance(source, Source) else open_source(source)
-        step = 1 if frames.count is None else max(1, frames.count // CALIBRATION)
+        step = 1 if frames.count is None else max(1, -(-frames.count // CALIBRATION))
         for frame in islice(islice(frames, 0, None, step), CALIBRATION):
             yield network_input([frame.picture], *self._size(None), self.model.resize, self.device)
 

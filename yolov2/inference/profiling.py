@@ -17,7 +17,7 @@ from fast.letterbox import letterbox_packed
 from reference.layers import head_index
 from yolov2.errors import UserError
 from yolov2.inference.engines import Engine, Packed
-from yolov2.inference.pipeline import SLOTS, WARM_UPS, on_device
+from yolov2.inference.pipeline import SLOTS, WARM_UPS, exact_algorithms, on_device
 from yolov2.inference.roofline import Roof, Work, layer_work, measured_roof, total
 from yolov2.network import Network
 from yolov2.summary import Row, describe, summary
@@ -92,6 +92,7 @@ class _Batch:
     def step_by_step(self) -> dict[str, float]:
         """Seconds of every step; the layers of an engine that has them are steps of their own."""
         watch, model = _Watch(self.device), self.predictor.model
+        rows = model.has_rows(self.size)
         with watch.step("pack" if self._packs else "letterbox", host=True):
             images = self._prepared()
         if self._cuda:
@@ -103,9 +104,11 @@ class _Batch:
                 images = images.to(self.device)
             with watch.step("letterbox"):
                 images = letterbox_packed(images, self.predictor.dtype, channels_last=True)
+        else:
+            images = images.to(self.device)
         with self._network(watch):
             outputs = self.predictor.run(images)
-        if model.has_rows:
+        if rows:
             with watch.step("detect"):
                 outputs = model._rows(outputs, self.options)
         if self._cuda:
@@ -115,8 +118,8 @@ class _Batch:
             self.pause = min(LONGEST, 1.5 * (time.perf_counter() - start))
             torch.cuda.synchronize(self.device)
         # where a tree is descended there are no rows, and all of detection is on the host
-        with watch.step("results" if model.has_rows else "detect", host=True):
-            if model.has_rows:
+        with watch.step("results" if rows else "detect", host=True):
+            if rows:
                 model._read_rows(outputs.numpy(), self.pictures, self.size)
             else:
                 model._interpret(outputs.float(), self.pictures, self.size, self.options)
@@ -193,7 +196,7 @@ def profile(
 
     passes: list[dict[str, float]] = []
     cuda = device.type == "cuda"
-    tuned = torch.backends.cudnn.flags(enabled=True, benchmark=True) if cuda else nullcontext()
+    tuned = exact_algorithms() if cuda else nullcontext()
     with on_device(device), tuned:
         at_once = batch.at_once()
         for _ in range(SLOTS):

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fast._launch import CAPTURING
+
 WARM_UP = 3  # updates of a shape before it is captured: kernels are compiled and libraries started by then
 ROWS = 64  # lists of truths are filled up to multiples of this
 MOST_ROWS = 256  # longer ones may be beyond the loss's kernels, and torch would have to look at them
@@ -90,7 +92,8 @@ class Graphs:
         """What repeats `run`, which is not run."""
         graph = torch.cuda.CUDAGraph()
         # "thread_local": the loader's threads go on asking for pinned memory
-        with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
+        whole = torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local")
+        with CAPTURING, whole:
             values = run()
 
         def replay() -> Tensor:

@@ -29,6 +29,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from fast._launch import use_triton
 from reference.schedule import Schedule, learning_rate
 from yolov2.checkpoint import Checkpoint, reading
 from yolov2.cli import OUT_OF_MEMORY, uninterrupted
@@ -283,7 +284,7 @@ class Trainer:
     def _graphs(self) -> Graphs | None:
         """Updates as CUDA graphs, where they can be."""
         device = self.processes.device
-        if device.type == "cuda" and self.processes.world == 1:
+        if device.type == "cuda" and self.processes.world == 1 and use_triton(torch.empty(0, device=device)):
             return Graphs(self._step, device, self.task.steady)
         if self.processes.first:
             where = "several processes" if self.processes.world > 1 else f"device {device}"
@@ -413,6 +414,8 @@ class Trainer:
         rate = learning_rate(self.schedule, step + 1 - self.plan.first)
         share = self.ema.share(step + 1) if self.ema else 0.0
         values = (self.graphs or self._step)(batch, pictures, seen, rate, share)
+        # neither a fused optimiser nor a graph says that it wrote to these; `Model.predictor` asks
+        torch.autograd.graph.increment_version([*self.network.parameters(), *self.network.buffers()])
         ready = None
         if values.is_cuda:  # nobody waits: these are looked at when the next update is under way
             values = values.to("cpu", non_blocking=True)
