@@ -135,12 +135,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else list(argv)
     about = "Accuracy against speed of one network over sizes of input."
     config = parse(TradeoffConfig, argv, "python -m benchmarks.tradeoff", about)
-    torch.set_num_threads(THREADS)
     results: dict[str, Any] = {
         "command": shlex.join(["python", "-m", "benchmarks.tradeoff", *map(str, argv)]),
         "environment": environment(),
-        "rows": measure(config),
     }
+    before = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    try:
+        results["rows"] = measure(config)
+    finally:
+        torch.set_num_threads(before)
     print(report(results))
     file = config.out / f"tradeoff-{results['environment']['date'][:10]}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
